@@ -1,0 +1,205 @@
+"""The numeric diff of two snapshots: which values, keys and tensors differ, and by how much.
+
+Pure: two state trees in, one :class:`Diff` out. Stored tensors whose chunk ids are equal are never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ciuic.errors import UnknownPath
+from ciuic.history.leaves import Leaf, Leaves, Path, describe, leaves_of, same_plain
+from ciuic.history.module_changes import ModuleChange, sum_by_module
+from ciuic.history.tensor_change import TensorChange, compare, most_changed_first
+from ciuic.history.tensor_statistics import same_chunks
+from ciuic.objects.state_tree import Plain, StateNode, Tensor, Value, path_text
+
+if TYPE_CHECKING:
+    from ciuic.objects.snapshot import Snapshot
+
+__all__ = ["Diff", "ModuleChange", "TensorChange", "TypeChange", "ValueChange", "diff_states"]
+
+
+@dataclass(frozen=True)
+class ValueChange:
+    """A plain value at ``path``.
+
+    ``kind`` is "changed", "added" (``before`` is None) or "removed" (``after`` is None). In ``Diff.values``
+    it is always "changed": keys that come and go are in ``Diff.added`` and ``Diff.removed``.
+    """
+
+    path: str
+    before: Plain
+    after: Plain
+    kind: str = "changed"
+
+
+@dataclass(frozen=True)
+class TypeChange:
+    """A tensor or container that became another kind of thing.
+
+    ``before`` and ``after`` read like "float32[4, 3]", "float32[4, 3] tied to embed.weight", "int", "list".
+    """
+
+    path: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What changed from ``a`` to ``b``. Paths read "component/key/…": "model/layers.0.weight".
+
+    ``config``, ``metrics``: the snapshots' own; empty when the diff was limited to a path.
+    ``values``: changed plain values of the state, such as "optimizer/param_groups/0/lr".
+    ``added``, ``removed``: paths of tensors, plain values and empty containers that only one of the two has.
+    ``retyped``: tensors of another dtype, shape or tie, and containers of another kind.
+    ``tensors``: tensors with other bits, most changed first: by ``relative_l2``, before them those with new
+    NaNs or infinities, after them those without statistics. A tensor tied in both appears once, under its
+    first name.
+    ``unchanged_count``: tensors with the same bits in both.
+    ``modules``: ``tensors`` summed over each module on each level, in the same order.
+    """
+
+    a: Snapshot
+    b: Snapshot
+    config: tuple[ValueChange, ...]
+    metrics: tuple[ValueChange, ...]
+    values: tuple[ValueChange, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    retyped: tuple[TypeChange, ...]
+    tensors: tuple[TensorChange, ...]
+    unchanged_count: int
+    modules: tuple[ModuleChange, ...]
+
+    @property
+    def same_state(self) -> bool:
+        """True when every key, value and bit of the compared state is the same, config and metrics apart."""
+        return not (self.values or self.added or self.removed or self.retyped or self.tensors)
+
+
+def diff_states(
+    a_snapshot: Snapshot,
+    b_snapshot: Snapshot,
+    a: Mapping[str, StateNode],
+    b: Mapping[str, StateNode],
+    *,
+    path: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Diff:
+    """Compare two states, given as component name → tree.
+
+    ``path`` limits the comparison to what lies at or below it ("optimizer", "model/layers.0"). ``progress``
+    is called with the bytes compared so far and in all. Raises UnknownPath when neither state has ``path``,
+    and whatever reading a stored tensor raises.
+    """
+    before, after = leaves_of(a), leaves_of(b)
+    if path:
+        before, after = before.below(path.rstrip("/")), after.below(path.rstrip("/"))
+        if not before and not after:
+            raise UnknownPath(f"neither snapshot has {path!r}: `ciuic ls REV` lists what one holds")
+    pairs = [(key, leaf, after.by_path[key]) for key, leaf in before.by_path.items() if key in after.by_path]
+    changes, unchanged = _compare_tensors(pairs, progress)
+    return Diff(
+        a=a_snapshot,
+        b=b_snapshot,
+        config=() if path else _changed_entries(a_snapshot.config, b_snapshot.config),
+        metrics=() if path else _changed_entries(a_snapshot.metrics, b_snapshot.metrics),
+        values=tuple(_changed_values(pairs)),
+        added=after.without(before),
+        removed=before.without(after),
+        retyped=(*_changed_containers(before, after), *_changed_types(pairs)),
+        tensors=tuple(sorted(changes.values(), key=most_changed_first)),
+        unchanged_count=len(unchanged),
+        modules=sum_by_module(changes, unchanged),
+    )
+
+
+_Pairs = list[tuple[Path, Leaf, Leaf]]
+
+
+def _compare_tensors(
+    pairs: _Pairs, progress: Callable[[int, int], None] | None
+) -> tuple[dict[Path, TensorChange], dict[Path, Tensor]]:
+    """Changed tensors and unchanged ones. Reads only what the chunk ids do not decide."""
+    changes: dict[Path, TensorChange] = {}
+    unchanged: dict[Path, Tensor] = {}
+    undecided: list[tuple[Path, Tensor, Tensor]] = []
+    for key, a, b in _comparable_once(pairs):
+        if same_chunks(a.source, b.source):
+            unchanged[key] = a
+        else:
+            undecided.append((key, a, b))
+    total = sum(a.source.nbytes for _, a, _ in undecided)
+    done = 0
+
+    def advance(read: int) -> None:
+        nonlocal done
+        done += read
+        if progress is not None:
+            progress(done, total)
+
+    for key, a, b in undecided:
+        change = compare(path_text(key), a, b, opaque=key[0] == "rng", advance=advance)
+        if change is None:
+            unchanged[key] = a
+        else:
+            changes[key] = change
+    return changes, unchanged
+
+
+def _comparable_once(pairs: _Pairs) -> Iterator[tuple[Path, Tensor, Tensor]]:
+    """Tensors with one dtype and shape in both; of names that are tied alike in both, the first alone."""
+    comparable = {
+        key: (a, b)
+        for key, a, b in pairs
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and (a.dtype, a.shape) == (b.dtype, b.shape)
+    }
+    for key, (a, b) in comparable.items():
+        if a.tie is None or a.tie != b.tie or (key[0], *a.tie) not in comparable:
+            yield key, a, b
+
+
+def _changed_values(pairs: _Pairs) -> Iterator[ValueChange]:
+    for key, a, b in pairs:
+        if isinstance(a, Value) and isinstance(b, Value):
+            if not same_plain(a.value, b.value):
+                yield ValueChange(path_text(key), a.value, b.value)
+        elif isinstance(a, Tensor) and isinstance(b, Tensor) and not same_plain(a.quantizer, b.quantizer):
+            yield ValueChange(path_text((*key, "quantizer")), a.quantizer, b.quantizer)
+
+
+def _changed_containers(a: Leaves, b: Leaves) -> Iterator[TypeChange]:
+    for key, kind in a.container_kinds.items():
+        other = b.container_kinds.get(key, kind)
+        if other != kind:
+            yield TypeChange(path_text(key), kind, other)
+
+
+def _changed_types(pairs: _Pairs) -> Iterator[TypeChange]:
+    """Plain values are left out: a value of another type is a changed value."""
+    for key, a, b in pairs:
+        if isinstance(a, Value) and isinstance(b, Value):
+            continue
+        before, after = describe(a), describe(b)
+        if before != after:
+            yield TypeChange(path_text(key), before, after)
+
+
+def _changed_entries(a: Mapping[str, Plain], b: Mapping[str, Plain]) -> tuple[ValueChange, ...]:
+    before, after = _entries(a), _entries(b)
+    changes = []
+    for key in dict.fromkeys([*before, *after]):
+        kind = "added" if key not in before else "removed" if key not in after else "changed"
+        if kind != "changed" or not same_plain(before[key], after[key]):
+            changes.append(ValueChange(path_text(key), before.get(key), after.get(key), kind))
+    return tuple(changes)
+
+
+def _entries(mapping: Mapping[str, Plain]) -> dict[Path, Plain]:
+    leaves = Leaves()
+    leaves.add(Value(dict(mapping)), ())
+    return {key: leaf.value for key, leaf in leaves.by_path.items() if isinstance(leaf, Value)}

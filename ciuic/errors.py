@@ -1,0 +1,221 @@
+"""Every error that ciuic raises on purpose, drawn as one tree.
+
+A class has a stable ``kind`` (user code and ``--json`` match on it) and an ``exit_code`` (the command line ends with
+it). Both are append-only. A message says what happened and ends with what to do next.
+
+    CiuicError
+    ├── RepositoryError
+    │   ├── NotARepository        ├── RepositoryExists      ├── UnsupportedFormat     └── InvalidConfig
+    ├── RevisionError
+    │   ├── UnknownRevision       ├── AmbiguousRevision     └── UnknownPath
+    ├── RefError
+    │   ├── InvalidRefName        ├── RefExists             ├── UnknownRef            └── RefConflict
+    ├── DamageError
+    │   ├── DamagedData           ├── DamagedRef            └── MissingObject
+    ├── StateError
+    │   ├── UnsupportedState      ├── StateMismatch         └── RestoreInterrupted
+    ├── StorageError
+    │   ├── ReadOnlyStorage       └── StorageFull
+    ├── Pruned
+    ├── LockTimeout
+    ├── ClockDisagrees
+    ├── InvalidImport
+    │   └── UnsafePath
+    └── DemoFailed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CiuicError(Exception):
+    """The root: ``except ciuic.CiuicError`` catches whatever ciuic raises on purpose."""
+
+    kind = "error"
+    exit_code = 1
+
+
+class RepositoryError(CiuicError):
+    kind = "repository"
+    exit_code = 10
+
+
+class NotARepository(RepositoryError):
+    kind = "not-a-repository"
+    exit_code = 11
+
+
+class RepositoryExists(RepositoryError):
+    kind = "repository-exists"
+    exit_code = 12
+
+
+class UnsupportedFormat(RepositoryError):
+    kind = "unsupported-format"
+    exit_code = 13
+
+
+class InvalidConfig(RepositoryError):
+    kind = "invalid-config"
+    exit_code = 14
+
+
+class RevisionError(CiuicError):
+    kind = "revision"
+    exit_code = 20
+
+
+class UnknownRevision(RevisionError):
+    kind = "unknown-revision"
+    exit_code = 21
+
+
+class AmbiguousRevision(RevisionError):
+    """``candidates`` lists what the revision could mean."""
+
+    kind = "ambiguous-revision"
+    exit_code = 22
+
+    def __init__(self, message: str, candidates: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+
+
+class UnknownPath(RevisionError):
+    """The snapshot exists; the path inside it does not."""
+
+    kind = "unknown-path"
+    exit_code = 23
+
+
+class RefError(CiuicError):
+    kind = "ref"
+    exit_code = 30
+
+
+class InvalidRefName(RefError):
+    kind = "invalid-ref-name"
+    exit_code = 31
+
+
+class RefExists(RefError):
+    kind = "ref-exists"
+    exit_code = 32
+
+
+class UnknownRef(RefError):
+    kind = "unknown-ref"
+    exit_code = 33
+
+
+class RefConflict(RefError):
+    """A compare-and-append lost the race: the ref is not where the caller last saw it. Nothing was changed."""
+
+    kind = "ref-conflict"
+    exit_code = 34
+
+
+class DamageError(CiuicError):
+    kind = "damage"
+    exit_code = 40
+
+
+class DamagedData(DamageError):
+    """Stored bytes do not match their checksum or their id. No such byte is ever returned."""
+
+    kind = "damaged-data"
+    exit_code = 41
+
+
+class DamagedRef(DamageError):
+    kind = "damaged-ref"
+    exit_code = 42
+
+
+class MissingObject(DamageError):
+    kind = "missing-object"
+    exit_code = 43
+
+
+class StateError(CiuicError):
+    kind = "state"
+    exit_code = 50
+
+
+class UnsupportedState(StateError):
+    """A value that cannot be stored, named by its path."""
+
+    kind = "unsupported-state"
+    exit_code = 51
+
+
+class StateMismatch(StateError):
+    """The snapshot and the live objects differ; ``problems`` has a line for each key. Nothing was changed."""
+
+    kind = "state-mismatch"
+    exit_code = 52
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class RestoreInterrupted(StateError):
+    """The second pass of a restore failed: the live objects are a mixture of old and restored state."""
+
+    kind = "restore-interrupted"
+    exit_code = 53
+
+
+class StorageError(CiuicError):
+    """The operating system refused a file effect. What was durable before still is."""
+
+    kind = "storage"
+    exit_code = 60
+
+
+class ReadOnlyStorage(StorageError):
+    kind = "read-only-storage"
+    exit_code = 61
+
+
+class StorageFull(StorageError):
+    kind = "storage-full"
+    exit_code = 62
+
+
+class Pruned(CiuicError):
+    """What was asked for was given up by ``prune``; it is gone, and nothing is damaged."""
+
+    kind = "pruned"
+    exit_code = 70
+
+
+class LockTimeout(CiuicError):
+    kind = "lock-timeout"
+    exit_code = 71
+
+
+class ClockDisagrees(CiuicError):
+    """The clock and the newest log record are further apart than the expiry of the logs: gc will not judge ages."""
+
+    kind = "clock-disagrees"
+    exit_code = 72
+
+
+class InvalidImport(CiuicError):
+    kind = "invalid-import"
+    exit_code = 80
+
+
+class UnsafePath(InvalidImport):
+    """A file to import names a path outside its own folder."""
+
+    kind = "unsafe-path"
+    exit_code = 81
+
+
+class DemoFailed(CiuicError):
+    kind = "demo-failed"
+    exit_code = 90

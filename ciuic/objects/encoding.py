@@ -1,0 +1,220 @@
+"""One canonical encoding: deterministic CBOR (RFC 8949, section 4.2.1), a subset.
+
+Integers, byte strings, text, arrays, maps with text keys in bytewise order of their encoding, true, false, null,
+64-bit floats (always 64 bits, so that a value has one form), bignums (tags 2 and 3) and tag 27.
+The decoder accepts exactly what the encoder writes: anything else is an error, so an object has one encoding.
+It allocates no more than the input's own length suggests and recurses to a fixed depth.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+MAX_DEPTH = 100
+OBJECT_TAG = 27  # "serialised object": [type name, arguments...], http://cbor.schmorp.de/generic-object
+
+UNSIGNED, NEGATIVE, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)
+
+
+class EncodingError(ValueError):
+    """Bytes that are not the canonical encoding of anything, or a value that has none."""
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Tag 27: a type name and its arguments."""
+
+    name: str
+    arguments: tuple[Any, ...]
+
+
+def encode(value: Any) -> bytes:
+    """The canonical bytes of ``value``; EncodingError for what has no encoding."""
+    out = bytearray()
+    _encode(value, out, 0)
+    return bytes(out)
+
+
+def _head(major: int, number: int, out: bytearray) -> None:
+    major <<= 5
+    if number < 24:
+        out.append(major | number)
+    elif number < 1 << 8:
+        out += struct.pack(">BB", major | 24, number)
+    elif number < 1 << 16:
+        out += struct.pack(">BH", major | 25, number)
+    elif number < 1 << 32:
+        out += struct.pack(">BI", major | 26, number)
+    else:
+        out += struct.pack(">BQ", major | 27, number)
+
+
+def _encode(value: Any, out: bytearray, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise EncodingError(f"nested more than {MAX_DEPTH} deep")
+    if value is None:
+        out.append(0xF6)
+    elif value is True:
+        out.append(0xF5)
+    elif value is False:
+        out.append(0xF4)
+    elif isinstance(value, int):
+        _encode_int(value, out)
+    elif isinstance(value, float):
+        out.append(0xFB)
+        out += struct.pack(">d", value)
+    elif isinstance(value, str):
+        try:
+            data = value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise EncodingError(f"text that is not valid Unicode: {value!r}") from error
+        _head(TEXT, len(data), out)
+        out += data
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        _head(BYTES, len(value), out)
+        out += value
+    elif isinstance(value, (list, tuple)):
+        _head(ARRAY, len(value), out)
+        for item in value:
+            _encode(item, out, depth + 1)
+    elif isinstance(value, dict):
+        _encode_map(value, out, depth)
+    elif isinstance(value, Tagged):
+        _head(TAG, OBJECT_TAG, out)
+        _encode([value.name, *value.arguments], out, depth + 1)
+    else:
+        raise EncodingError(f"no encoding for {type(value).__name__}")
+
+
+def _encode_int(value: int, out: bytearray) -> None:
+    major, number = (UNSIGNED, value) if value >= 0 else (NEGATIVE, -1 - value)
+    if number < 1 << 64:
+        _head(major, number, out)
+        return
+    _head(TAG, 2 if major == UNSIGNED else 3, out)
+    data = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    _head(BYTES, len(data), out)
+    out += data
+
+
+def _encode_map(value: dict[Any, Any], out: bytearray, depth: int) -> None:
+    pairs = []
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise EncodingError("a map takes text keys only")
+        encoded = bytearray()
+        _encode(key, encoded, depth + 1)
+        pairs.append((bytes(encoded), item))
+    _head(MAP, len(pairs), out)
+    for encoded_key, item in sorted(pairs, key=lambda pair: pair[0]):
+        out += encoded_key
+        _encode(item, out, depth + 1)
+
+
+def decode(data: Any) -> Any:
+    """The value of canonical bytes; EncodingError for anything else, trailing bytes included."""
+    reader = _Reader(bytes(data))
+    try:
+        value = reader.value(0)
+    except (IndexError, struct.error) as error:
+        raise EncodingError("truncated") from error
+    if reader.position != len(reader.data):
+        raise EncodingError("bytes after the end")
+    return value
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+
+    def take(self, length: int) -> bytes:
+        end = self.position + length
+        if end > len(self.data):
+            raise EncodingError("truncated")
+        piece = self.data[self.position : end]
+        self.position = end
+        return piece
+
+    def head(self) -> tuple[int, int]:
+        first = self.data[self.position]
+        self.position += 1
+        major, info = first >> 5, first & 31
+        if info < 24 or major == SIMPLE:
+            return major, info
+        if info > 27:
+            raise EncodingError("indefinite lengths are not canonical")
+        width = 1 << (info - 24)
+        number = int.from_bytes(self.take(width), "big")
+        if number < (24 if width == 1 else 1 << (4 * width)):
+            raise EncodingError("a number is not in its shortest form")
+        return major, number
+
+    def value(self, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise EncodingError(f"nested more than {MAX_DEPTH} deep")
+        major, number = self.head()
+        if major == UNSIGNED:
+            return number
+        if major == NEGATIVE:
+            return -1 - number
+        if major == BYTES:
+            return self.take(number)
+        if major == TEXT:
+            return self.text(number)
+        if major == ARRAY:
+            self.check_count(number)
+            return [self.value(depth + 1) for _ in range(number)]
+        if major == MAP:
+            return self.map(number, depth)
+        if major == TAG:
+            return self.tag(number, depth)
+        return self.simple(number)
+
+    def check_count(self, count: int) -> None:
+        if count > len(self.data) - self.position:
+            raise EncodingError("truncated")
+
+    def text(self, length: int) -> str:
+        try:
+            return self.take(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise EncodingError("text that is not UTF-8") from error
+
+    def map(self, count: int, depth: int) -> dict[str, Any]:
+        self.check_count(count)
+        result: dict[str, Any] = {}
+        previous = b""
+        for _ in range(count):
+            start = self.position
+            key = self.value(depth + 1)
+            encoded = self.data[start : self.position]
+            if not isinstance(key, str) or encoded <= previous:
+                raise EncodingError("map keys are not text in canonical order")
+            previous = encoded
+            result[key] = self.value(depth + 1)
+        return result
+
+    def tag(self, number: int, depth: int) -> Any:
+        if number in (2, 3):
+            data = self.value(depth + 1)
+            if not isinstance(data, bytes) or len(data) < 9 or data[0] == 0:
+                raise EncodingError("a bignum is not in its shortest form")
+            magnitude = int.from_bytes(data, "big")
+            return magnitude if number == 2 else -1 - magnitude
+        if number != OBJECT_TAG:
+            raise EncodingError(f"unknown tag {number}")
+        arguments = self.value(depth + 1)
+        if not isinstance(arguments, list) or not arguments or not isinstance(arguments[0], str):
+            raise EncodingError("tag 27 without a type name")
+        return Tagged(arguments[0], tuple(arguments[1:]))
+
+    def simple(self, number: int) -> Any:
+        if number == 27:
+            return struct.unpack(">d", self.take(8))[0]
+        try:
+            return {20: False, 21: True, 22: None}[number]
+        except KeyError:
+            raise EncodingError(f"unknown simple value {number}") from None

@@ -1,0 +1,104 @@
+"""Snapshots: one saved moment of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ciuic.objects.encoding import EncodingError, decode, encode
+from ciuic.objects.ids import ID_LENGTH
+from ciuic.objects.plain import from_encodable, to_encodable
+from ciuic.objects.state_tree import Plain
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+COMPONENTS = ("model", "optimizer", "scheduler", "scaler", "extra", "gradients", "rng")
+
+
+@dataclass(frozen=True, repr=False)
+class Snapshot:
+    """One saved moment: what ``commit`` returns and ``log`` lists.
+
+    ``id``: 64 hex digits. ``tree``: component name → hex id of its tree. ``contains``: the completeness list, finer than
+    the components ("rng.torch"). ``raw_bytes``: bytes of tensors and values by component, before dedup and coding.
+    ``added_bytes``: stored bytes that this commit added for chunks and trees. ``versions``: of what wrote it.
+    """
+
+    id: str
+    step: int | None
+    epoch: int | None
+    timestamp: datetime
+    message: str
+    metrics: dict[str, float]
+    config: dict[str, Plain]
+    parents: tuple[str, ...]
+    tree: dict[str, str]
+    contains: tuple[str, ...]
+    raw_bytes: dict[str, int]
+    added_bytes: int
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Snapshot(step={self.step}, timestamp={self.timestamp:%Y-%m-%dT%H:%M:%S}Z)"
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """The canonical bytes of everything but the id, which is their hash."""
+    return encode(
+        {
+            "step": snapshot.step,
+            "epoch": snapshot.epoch,
+            "time": (snapshot.timestamp - EPOCH) // timedelta(microseconds=1),
+            "message": snapshot.message,
+            "metrics": snapshot.metrics,
+            "config": to_encodable(snapshot.config, "config"),
+            "parents": [bytes.fromhex(parent) for parent in snapshot.parents],
+            "components": {name: bytes.fromhex(tree) for name, tree in snapshot.tree.items()},
+            "contains": list(snapshot.contains),
+            "raw_bytes": snapshot.raw_bytes,
+            "added_bytes": snapshot.added_bytes,
+            "versions": snapshot.versions,
+        }
+    )
+
+
+def decode_snapshot(data: bytes, id: bytes) -> Snapshot:
+    """The snapshot of canonical bytes; EncodingError for anything else."""
+    value = decode(data)
+    try:
+        return _snapshot(value, id)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise EncodingError(f"not a snapshot: {error}") from error
+
+
+def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
+    ids = [*value["parents"], *value["components"].values()]
+    if not all(isinstance(each, bytes) and len(each) == ID_LENGTH for each in ids):
+        raise ValueError("an id of the wrong length")
+    config = from_encodable(value["config"])
+    texts = [value["message"], *value["contains"], *value["versions"].values()]
+    numbers = [*value["raw_bytes"].values(), value["added_bytes"], value["time"]]
+    optional = [value["step"], value["epoch"]]
+    if not (
+        isinstance(config, dict)
+        and all(isinstance(text, str) for text in texts)
+        and all(type(number) is int for number in numbers)
+        and all(number is None or type(number) is int for number in optional)
+        and all(isinstance(metric, float) for metric in value["metrics"].values())
+    ):
+        raise ValueError("a field of the wrong type")
+    return Snapshot(
+        id=id.hex(),
+        step=value["step"],
+        epoch=value["epoch"],
+        timestamp=EPOCH + timedelta(microseconds=value["time"]),
+        message=value["message"],
+        metrics=value["metrics"],
+        config=config,
+        parents=tuple(parent.hex() for parent in value["parents"]),
+        tree={name: tree.hex() for name, tree in value["components"].items()},
+        contains=tuple(value["contains"]),
+        raw_bytes=value["raw_bytes"],
+        added_bytes=value["added_bytes"],
+        versions=value["versions"],
+    )

@@ -1,0 +1,184 @@
+"""Trees: the stored form of a state tree, one node a module path, so that diff and dedup cost what changed.
+
+Encoding (a CBOR map):
+    {"kind": <container kind>, "entries": [[key, entry], …], "modules": [[name, tree id], …]}
+"modules" is there for kind "module" only: the part of a dotted name before the first dot leads to a node of its own.
+An entry is a map with one of
+    "value": a plain value;  "blob": {"length", "chunks"}, a plain value whose encoding is chunked;
+    "tree": the id of a child;
+    "tensor": {"dtype", "shape", "chunk", "chunks"} and optionally "tie" (path), "array" ("numpy"), "quantizer".
+"chunks" is the chunk ids joined; "chunk" is the chunk size in bytes (the last one may be shorter).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS
+from ciuic.objects.encoding import EncodingError, decode, encode
+from ciuic.objects.ids import ID_LENGTH
+from ciuic.objects.plain import from_encodable, to_encodable
+from ciuic.objects.state_tree import CONTAINER_KINDS, Key, Plain
+
+MAX_DIMENSIONS = 64
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor: ``chunks`` are the ids of its row-major bytes cut every ``chunk_size`` bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunk_size: int
+    chunks: tuple[bytes, ...]
+    tie: tuple[Key, ...] | None = None
+    array: str = "torch"
+    quantizer: Plain = None
+
+    @property
+    def nbytes(self) -> int:
+        return stored_nbytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True)
+class ValueEntry:
+    value: Plain
+
+
+@dataclass(frozen=True)
+class BlobEntry:
+    """A plain value whose canonical encoding, ``length`` bytes, is stored as chunks."""
+
+    length: int
+    chunk_size: int
+    chunks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class ChildEntry:
+    id: bytes
+
+
+Entry = Union[TensorEntry, ValueEntry, BlobEntry, ChildEntry]
+
+
+@dataclass(frozen=True)
+class Tree:
+    kind: str
+    entries: tuple[tuple[Key, Entry], ...] = ()
+    modules: tuple[tuple[str, bytes], ...] = field(default=())
+
+
+def stored_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor's row-major storage."""
+    per_byte = PACKED_ELEMENTS.get(dtype, 1)
+    return -(-math.prod(shape) // per_byte) * DTYPE_WIDTHS[dtype]
+
+
+def chunk_count(nbytes: int, chunk_size: int) -> int:
+    return -(-nbytes // chunk_size)
+
+
+def encode_tree(tree: Tree) -> bytes:
+    value: dict[str, Any] = {"kind": tree.kind, "entries": [[key, _entry(entry)] for key, entry in tree.entries]}
+    if tree.kind == "module":
+        value["modules"] = [list(pair) for pair in tree.modules]
+    return encode(value)
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    if isinstance(entry, ValueEntry):
+        return {"value": to_encodable(entry.value, "")}
+    if isinstance(entry, ChildEntry):
+        return {"tree": entry.id}
+    chunked = {"chunk": entry.chunk_size, "chunks": b"".join(entry.chunks)}
+    if isinstance(entry, BlobEntry):
+        return {"blob": {"length": entry.length, **chunked}}
+    tensor: dict[str, Any] = {"dtype": entry.dtype, "shape": list(entry.shape), **chunked}
+    if entry.tie is not None:
+        tensor["tie"] = list(entry.tie)
+    if entry.array != "torch":
+        tensor["array"] = entry.array
+    if entry.quantizer is not None:
+        tensor["quantizer"] = to_encodable(entry.quantizer, "quantizer")
+    return {"tensor": tensor}
+
+
+def decode_tree(data: bytes) -> Tree:
+    """The tree of canonical bytes; EncodingError for anything else, a shape that disagrees with its chunks included."""
+    value = decode(data)
+    try:
+        return _tree(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EncodingError(f"not a tree: {error}") from error
+
+
+def _tree(value: dict[str, Any]) -> Tree:
+    kind = value["kind"]
+    _require(kind in CONTAINER_KINDS, "unknown kind")
+    _require(set(value) == {"kind", "entries"} | ({"modules"} if kind == "module" else set()), "unknown fields")
+    entries = tuple((_key(key), _read_entry(entry)) for key, entry in value["entries"])
+    modules = tuple((name, _id(child)) for name, child in value.get("modules", ()))
+    _require(all(isinstance(name, str) for name, _ in modules), "a module's name is not text")
+    _require(len({(type(key), key) for key, _ in entries}) == len(entries), "a key stands twice")
+    _require(len({name for name, _ in modules}) == len(modules), "a module stands twice")
+    return Tree(kind, entries, modules)
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+def _key(key: Any) -> Key:
+    _require(isinstance(key, (str, int)) and not isinstance(key, bool), "a key is neither text nor integer")
+    return key  # type: ignore[no-any-return]  # just checked
+
+
+def _id(value: Any) -> bytes:
+    _require(isinstance(value, bytes) and len(value) == ID_LENGTH, "an id of the wrong length")
+    return value  # type: ignore[no-any-return]  # just checked
+
+
+def _read_entry(entry: dict[str, Any]) -> Entry:
+    _require(len(entry) == 1, "an entry holds one thing")
+    ((what, value),) = entry.items()
+    if what == "value":
+        return ValueEntry(from_encodable(value))
+    if what == "tree":
+        return ChildEntry(_id(value))
+    if what == "blob":
+        length = value["length"]
+        return BlobEntry(length, value["chunk"], _chunks(value, length))
+    _require(what == "tensor", f"unknown entry {what!r}")
+    return _tensor(value)
+
+
+def _chunks(value: dict[str, Any], nbytes: int) -> tuple[bytes, ...]:
+    chunk_size, joined = value["chunk"], value["chunks"]
+    _require(isinstance(chunk_size, int) and chunk_size > 0 and isinstance(nbytes, int), "bad chunk size")
+    _require(len(joined) == chunk_count(nbytes, chunk_size) * ID_LENGTH, "the chunks do not add up to the size")
+    return tuple(joined[start : start + ID_LENGTH] for start in range(0, len(joined), ID_LENGTH))
+
+
+def _tensor(value: dict[str, Any]) -> TensorEntry:
+    known = {"dtype", "shape", "chunk", "chunks", "tie", "array", "quantizer"}
+    _require(set(value) <= known, "unknown tensor fields")
+    dtype, shape = value["dtype"], tuple(value["shape"])
+    _require(dtype in DTYPE_WIDTHS, f"unknown dtype {dtype!r}")
+    _require(len(shape) <= MAX_DIMENSIONS, "too many dimensions")
+    _require(all(type(size) is int and 0 <= size < 1 << 63 for size in shape), "bad shape")
+    tie = value.get("tie")
+    array = value.get("array", "torch")
+    _require(array in ("torch", "numpy"), "unknown array type")
+    return TensorEntry(
+        dtype,
+        shape,
+        value["chunk"],
+        _chunks(value, stored_nbytes(dtype, shape)),
+        tie=None if tie is None else tuple(_key(part) for part in tie),
+        array=array,
+        quantizer=from_encodable(value.get("quantizer")),
+    )

@@ -1,0 +1,1 @@
+"""Packs, index, ref logs, locks, gc, fsck: everything on disk. Knows neither torch nor the terminal."""

@@ -1,0 +1,166 @@
+"""The one seam through which every file effect goes, so that a test can crash, fill or corrupt the disk at any of them.
+
+Failures come out as our typed errors. Only LMDB, whose file is disposable, writes behind this seam's back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from ciuic.errors import ReadOnlyStorage, StorageError, StorageFull
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextlib.contextmanager
+def typed_errors(path: str) -> Iterator[None]:
+    """OSError → StorageFull, ReadOnlyStorage or StorageError. Existence errors pass as they are: callers handle them."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, BlockingIOError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in FULL:
+            raise StorageFull(
+                f"{path}: {reason}. Nothing that was saved is lost. Free some space (`ciuic gc --dry-run` shows what "
+                "this repository could give back) and try again."
+            ) from error
+        if error.errno in READ_ONLY:
+            raise ReadOnlyStorage(f"{path}: {reason}. Make it writable, or work on a copy.") from error
+        raise StorageError(f"{path}: {reason}. Check the disk, then run `ciuic fsck`.") from error
+
+
+class FileSystem:
+    """The operating system's file effects. Tests subclass it."""
+
+    def create(self, path: str) -> int:
+        """A descriptor of a new file; FileExistsError if it is there."""
+        with typed_errors(path):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        with typed_errors(path):
+            return os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def write(self, descriptor: int, buffers: list[Any], path: str) -> int:
+        """Append all of ``buffers`` at the file position; returns the bytes written, which is all of them."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers if len(memoryview(buffer).cast("B"))]
+        total = sum(len(view) for view in views)
+        while views:
+            with typed_errors(path):
+                written = os.writev(descriptor, views[:512])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+        return total
+
+    def write_at(self, descriptor: int, data: bytes, offset: int, path: str) -> None:
+        view = memoryview(data)
+        while view:
+            with typed_errors(path):
+                written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def read_at(self, descriptor: int, length: int, offset: int, path: str) -> bytes:
+        """Up to ``length`` bytes; fewer only at the end of the file."""
+        pieces: list[bytes] = []
+        while length:
+            with typed_errors(path):
+                piece = os.pread(descriptor, length, offset)
+            if not piece:
+                break
+            pieces.append(piece)
+            length, offset = length - len(piece), offset + len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def sync(self, descriptor: int, path: str) -> None:
+        """The file's data is durable on return. Never retried: after a failure its state is unknown."""
+        with typed_errors(path):
+            if sys.platform == "darwin":  # fsync alone leaves the data in the drive's cache there
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            else:
+                os.fdatasync(descriptor)
+
+    def sync_folder(self, path: str) -> None:
+        """The folder's entries (creations, renames, removals) are durable on return."""
+        with typed_errors(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        with typed_errors(target):
+            os.rename(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        """A second name; FileExistsError if the target is there."""
+        with typed_errors(target):
+            os.link(source, target)
+
+    def unlink(self, path: str) -> None:
+        with typed_errors(path):
+            os.unlink(path)
+
+    def make_folder(self, path: str) -> None:
+        with typed_errors(path):
+            os.mkdir(path)
+
+    def list_folder(self, path: str) -> list[str]:
+        """Names in ``path``; none when it does not exist."""
+        try:
+            with typed_errors(path):
+                return os.listdir(path)
+        except FileNotFoundError:
+            return []
+
+    # What follows is put together from the effects above.
+
+    def size(self, descriptor: int) -> int:
+        return os.fstat(descriptor).st_size
+
+    def read_file(self, path: str, limit: int = 1 << 24) -> bytes:
+        """The whole of a small file; StorageError past ``limit`` bytes."""
+        descriptor = self.open(path)
+        try:
+            if self.size(descriptor) > limit:
+                raise StorageError(f"{path}: larger than {limit} bytes, which no such file is. Restore it from a copy.")
+            return self.read_at(descriptor, limit, 0, path)
+        finally:
+            self.close(descriptor)
+
+    def write_file(self, path: str, data: bytes, temporary: str) -> None:
+        """Replace ``path`` as a whole: on return it is durable, and at no time is it half written."""
+        self.remove_if_there(temporary)
+        descriptor = self.create(temporary)
+        try:
+            self.write(descriptor, [data], temporary)
+            self.sync(descriptor, temporary)
+        finally:
+            self.close(descriptor)
+        self.rename(temporary, path)
+        self.sync_folder(os.path.dirname(path))
+
+    def remove_if_there(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.unlink(path)
+
+    def make_folder_if_missing(self, path: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            self.make_folder(path)
+
+
+LOCAL = FileSystem()

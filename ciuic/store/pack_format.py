@@ -1,0 +1,145 @@
+"""The bytes of a pack: header, records, footer, trailer. Pure layout, little-endian; see docs/format.md.
+
+    header   64 bytes: magic, version, flags, repository id, zeros
+    record   128-byte header, then the stored bytes; starts at a multiple of 64
+    footer   magic, version, flags, repository id, count; then a row a record: its header verbatim, its offset
+    trailer  64 bytes: magic, footer offset, footer length, BLAKE3 of the footer (which is the pack's name), check
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from ciuic.errors import DamagedData
+from ciuic.objects.ids import Kind, digest
+
+VERSION = 1
+HEADER = struct.Struct("<8sII16s32x")
+HEADER_MAGIC = b"ciuicpak"
+RECORD = struct.Struct("<4sBBBBQQ32s32s32s")
+RECORD_MAGIC = b"CRec"
+CHECK_LENGTH = 8
+RECORD_LENGTH = RECORD.size + CHECK_LENGTH
+FOOTER = struct.Struct("<8sII16sQ")
+FOOTER_MAGIC = b"ciuicftr"
+OFFSET = struct.Struct("<Q")
+ROW_LENGTH = RECORD_LENGTH + OFFSET.size
+TRAILER = struct.Struct("<8sQQ32s")
+TRAILER_MAGIC = b"ciuicend"
+TRAILER_LENGTH = TRAILER.size + CHECK_LENGTH
+ALIGNMENT = 64
+PAGE = 4096
+PAGE_ALIGNED_FROM = 64 * 1024
+
+
+@dataclass(frozen=True)
+class RecordHeader:
+    """What a record says of itself. ``stored_checksum`` is the BLAKE3 of the stored bytes."""
+
+    kind: Kind
+    codec: int
+    width: int
+    depth: int
+    stored_length: int
+    raw_length: int
+    id: bytes
+    base: bytes
+    stored_checksum: bytes
+
+
+def pack_header(repository_id: bytes) -> bytes:
+    return HEADER.pack(HEADER_MAGIC, VERSION, 0, repository_id)
+
+
+def encode_record_header(record: RecordHeader) -> bytes:
+    data = RECORD.pack(
+        RECORD_MAGIC,
+        record.kind,
+        record.codec,
+        record.width,
+        record.depth,
+        record.stored_length,
+        record.raw_length,
+        record.id,
+        record.base,
+        record.stored_checksum,
+    )
+    return data + digest(data)[:CHECK_LENGTH]
+
+
+def decode_record_header(data: bytes, where: str) -> RecordHeader:
+    if len(data) != RECORD_LENGTH:
+        raise DamagedData(f"{where}: the record is cut short. Run `ciuic fsck`.")
+    magic, kind, codec, width, depth, stored, raw, id, base, checksum = RECORD.unpack_from(data)
+    if magic != RECORD_MAGIC or digest(data[: RECORD.size])[:CHECK_LENGTH] != data[RECORD.size :]:
+        raise DamagedData(f"{where}: the record's header does not match its checksum. Run `ciuic fsck`.")
+    try:
+        return RecordHeader(Kind(kind), codec, width, depth, stored, raw, id, base, checksum)
+    except ValueError:
+        raise DamagedData(f"{where}: a record of unknown kind {kind}. A newer ciuic may have written it.") from None
+
+
+def record_start(position: int, stored_length: int) -> int:
+    """Where the next record's header goes: large payloads start on a page of their own, so that they can be mapped."""
+    if stored_length >= PAGE_ALIGNED_FROM:
+        payload = -(-(position + RECORD_LENGTH) // PAGE) * PAGE
+        return payload - RECORD_LENGTH
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def encode_footer(repository_id: bytes, rows: list[tuple[bytes, int]]) -> bytes:
+    """``rows``: (record header verbatim, offset) in file order."""
+    head = FOOTER.pack(FOOTER_MAGIC, VERSION, 0, repository_id, len(rows))
+    return head + b"".join(header + OFFSET.pack(offset) for header, offset in rows)
+
+
+def encode_trailer(footer_offset: int, footer: bytes) -> bytes:
+    data = TRAILER.pack(TRAILER_MAGIC, footer_offset, len(footer), digest(footer))
+    return data + digest(data)[:CHECK_LENGTH]
+
+
+def decode_trailer(data: bytes, file_length: int, where: str) -> tuple[int, int, bytes]:
+    """(footer offset, footer length, footer hash), checked against the file's length."""
+    problem = DamagedData(f"{where}: the pack's trailer is damaged. Run `ciuic fsck`.")
+    if len(data) != TRAILER_LENGTH:
+        raise problem
+    magic, offset, length, name = TRAILER.unpack_from(data)
+    if magic != TRAILER_MAGIC or digest(data[: TRAILER.size])[:CHECK_LENGTH] != data[TRAILER.size :]:
+        raise problem
+    if offset + length + TRAILER_LENGTH != file_length or offset < HEADER.size or length < FOOTER.size:
+        raise problem
+    return offset, length, name
+
+
+@dataclass(frozen=True)
+class FooterRow:
+    header: RecordHeader
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + RECORD_LENGTH + self.header.stored_length
+
+
+def decode_footer(footer: Any, repository_id: bytes, footer_offset: int, where: str) -> list[FooterRow]:
+    """The rows of a footer whose hash has been checked; DamagedData for one that no writer of ours made."""
+    magic, version, _flags, owner, count = FOOTER.unpack_from(footer)
+    if magic != FOOTER_MAGIC or version != VERSION or len(footer) != FOOTER.size + count * ROW_LENGTH:
+        raise DamagedData(f"{where}: not a footer of this format. Run `ciuic fsck`.")
+    if owner != repository_id:
+        raise DamagedData(f"{where}: this pack belongs to another repository. Move it back there.")
+    rows = []
+    position = HEADER.size
+    for start in range(FOOTER.size, len(footer), ROW_LENGTH):
+        header = decode_record_header(bytes(footer[start : start + RECORD_LENGTH]), where)
+        (offset,) = OFFSET.unpack_from(footer, start + RECORD_LENGTH)
+        row = FooterRow(header, offset)
+        if offset < position or row.end > footer_offset:
+            raise DamagedData(f"{where}: a record outside its pack. Run `ciuic fsck`.")
+        position = row.end
+        rows.append(row)
+    return rows
+
+

@@ -1,0 +1,214 @@
+"""Commands that look back: log, show, reflog."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ciuic.cli import graph, humane
+from ciuic.cli.columns import Column, aligned
+from ciuic.cli.completion import REF, REVISION
+from ciuic.cli.paint import printable
+from ciuic.cli.session import Command, Session, pass_session
+from ciuic.cli.words import (
+    Labels,
+    first_line,
+    labels_by_snapshot,
+    metrics_text,
+    painted_labels,
+    pruned_text,
+    short,
+    snapshot_record,
+    step_text,
+)
+
+if TYPE_CHECKING:
+    from ciuic.objects.snapshot import Snapshot
+    from ciuic.repo import Repo
+
+
+@click.command("log", cls=Command)
+@click.argument("revision", metavar="[REV]", required=False, type=REVISION)
+@click.option("-n", "--limit", metavar="N", type=click.IntRange(min=0), help="The newest N only.")
+@click.option("--all", "everything", is_flag=True, help="The snapshots of every branch and tag.")
+@pass_session
+def log_command(session: Session, revision: str | None, limit: int | None, everything: bool) -> None:
+    """List the snapshots behind REV (default HEAD) as a graph, newest first.
+
+    A line shows id, step, age, metrics, the bytes that the snapshot added to the store, the refs that point
+    to it, and its message.
+    """
+    repo = session.repo()
+    if everything:
+        snapshots = graph.children_first(_everything(repo, revision))[:limit]
+    else:
+        snapshots = graph.children_first(repo.log(revision, limit=limit))
+    labels = labels_by_snapshot(repo)
+    if session.as_json:
+        for snapshot in snapshots:
+            session.emit(snapshot_record(repo, snapshot, labels))
+    elif snapshots:
+        session.write(_graph_lines(session, repo, snapshots, labels))
+    else:
+        session.remark("No snapshots yet.")
+
+
+def _everything(repo: Repo, revision: str | None) -> list[Snapshot]:
+    """What any branch, any tag, HEAD and ``revision`` reach."""
+    found: dict[str, Snapshot] = {}
+    tips = {*repo.branches().values(), *repo.tags().values(), repo.head().snapshot, revision} - {None}
+    for tip in sorted(tip for tip in tips if tip is not None):
+        for snapshot in repo.log(tip):
+            if snapshot.id in found:
+                continue
+            found[snapshot.id] = snapshot
+    return list(found.values())
+
+
+def _graph_lines(session: Session, repo: Repo, snapshots: list[Snapshot], labels: Labels) -> str:
+    paint = session.paint
+    rows = list(graph.draw(snapshots))
+    columns = (
+        Column(),
+        Column("yellow"),
+        Column(right=True),
+        Column("dim", right=True),
+        Column(),
+        Column("dim", right=True),
+    )
+    cells = [_log_cells(session, repo, row, snapshot) for row, snapshot in rows]
+    lines = []
+    for (_, snapshot), line in zip(rows, aligned(paint, columns, cells), strict=True):
+        if snapshot is not None:
+            tail = (painted_labels(paint, labels.get(snapshot.id, [])), first_line(snapshot.message))
+            line = "  ".join([line, *filter(None, tail)])
+        lines.append(line.rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _log_cells(session: Session, repo: Repo, row: str, snapshot: Snapshot | None) -> list[str]:
+    if snapshot is None:
+        return [row]
+    pruned = pruned_text(repo.prune_state(snapshot.id))
+    return [
+        row,
+        snapshot.id if session.verbose else short(snapshot.id),
+        step_text(snapshot),
+        humane.age(snapshot.timestamp, session.now),
+        metrics_text(snapshot.metrics),
+        pruned or f"+{humane.size(snapshot.added_bytes)}",
+    ]
+
+
+@click.command("show", cls=Command)
+@click.argument("revision", metavar="[REV]", default="HEAD", type=REVISION)
+@pass_session
+def show_command(session: Session, revision: str) -> None:
+    """Print one snapshot (default HEAD): where it stands, what it holds, its metrics and configuration."""
+    repo = session.repo()
+    snapshot = repo.resolve(revision)
+    labels = labels_by_snapshot(repo)
+    if session.as_json:
+        session.emit({**snapshot_record(repo, snapshot, labels), "versions": snapshot.versions})
+        return
+    paint = session.paint
+    session.line(
+        f"snapshot {paint(snapshot.id, 'yellow')}  {painted_labels(paint, labels.get(snapshot.id, []))}"
+    )
+    facts = _facts(session, repo, snapshot)
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        session.line(f"{paint(name.ljust(width), 'dim')}  {value}")
+    for title, values in (("metrics", snapshot.metrics), ("config", snapshot.config)):
+        _print_mapping(session, title, {str(key): _value_text(value) for key, value in values.items()})
+    _print_components(session, snapshot, repo.prune_state(snapshot.id))
+    if snapshot.message:
+        session.line()
+        for line in snapshot.message.splitlines():
+            session.line(f"    {printable(line)}")
+
+
+def _facts(session: Session, repo: Repo, snapshot: Snapshot) -> list[tuple[str, str]]:
+    time = snapshot.timestamp.strftime("%Y-%m-%d %H:%M:%S UTC")
+    parents = " ".join(session.paint(short(parent), "yellow") for parent in snapshot.parents)
+    facts = [
+        ("step", "" if snapshot.step is None else str(snapshot.step)),
+        ("epoch", "" if snapshot.epoch is None else str(snapshot.epoch)),
+        ("time", f"{time}, {humane.age(snapshot.timestamp, session.now)}"),
+        ("parent" if len(snapshot.parents) < 2 else "parents", parents or "none"),
+        ("contains", ", ".join(snapshot.contains)),
+        (
+            "size",
+            f"{humane.size(sum(snapshot.raw_bytes.values()))}; "
+            f"the snapshot added {humane.size(snapshot.added_bytes)} to the store",
+        ),
+        ("pruned", pruned_text(repo.prune_state(snapshot.id))),
+        ("written by", ", ".join(f"{name} {version}" for name, version in snapshot.versions.items())),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _print_mapping(session: Session, title: str, values: dict[str, str]) -> None:
+    if not values:
+        return
+    session.line()
+    session.line(session.paint(title, "bold"))
+    for line in aligned(
+        session.paint,
+        (Column(), Column()),
+        [[f"  {printable(name)}", value] for name, value in values.items()],
+    ):
+        session.line(line)
+
+
+def _print_components(session: Session, snapshot: Snapshot, pruned: frozenset[str]) -> None:
+    if not snapshot.tree:
+        return
+    session.line()
+    session.line(session.paint("components", "bold"))
+    rows = []
+    for name, tree in snapshot.tree.items():
+        gone = "pruned" if pruned & {name, "*"} else ""
+        rows.append([f"  {printable(name)}", humane.size(snapshot.raw_bytes.get(name, 0)), short(tree), gone])
+    for line in aligned(session.paint, (Column(), Column(right=True), Column("dim"), Column("red")), rows):
+        session.line(line)
+
+
+def _value_text(value: object) -> str:
+    return humane.number(value) if isinstance(value, float) else printable(str(value))
+
+
+@click.command("reflog", cls=Command)
+@click.argument("ref", metavar="[REF]", default="HEAD", type=REF)
+@pass_session
+def reflog_command(session: Session, ref: str) -> None:
+    """List where REF (a branch or tag; default HEAD) has pointed, newest first: the way back from a reset."""
+    entries = session.repo().reflog(ref)
+    if session.as_json:
+        for entry in entries:
+            session.emit(
+                {
+                    "ref": ref,
+                    "index": entry.index,
+                    "time": entry.time,
+                    "old": entry.old,
+                    "new": entry.new,
+                    "actor": entry.actor,
+                    "action": entry.action,
+                }
+            )
+        return
+    rows = [
+        [
+            short(entry.new) if entry.new else "-" * 8,
+            f"{ref}@{{{entry.index}}}",
+            humane.age(entry.time, session.now),
+            printable(entry.action),
+            printable(entry.actor),
+        ]
+        for entry in entries
+    ]
+    columns = (Column("yellow"), Column(), Column("dim", right=True), Column(), Column("dim"))
+    for line in aligned(session.paint, columns, rows):
+        session.line(line)

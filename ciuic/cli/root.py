@@ -1,0 +1,141 @@
+"""The command ``ciuic`` itself: its options, where each subcommand lives, and how a process ends."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from ciuic.cli import failures
+from ciuic.cli.session import Session
+
+COMMANDS = {
+    "init": "setup",
+    "log": "history",
+    "show": "history",
+    "ls": "contents",
+    "diff": "comparison",
+    "checkout": "refs",
+    "branch": "refs",
+    "tag": "refs",
+    "reset": "refs",
+    "reflog": "history",
+    "cat": "contents",
+    "export": "files",
+    "import": "files",
+    "prune": "upkeep",
+    "gc": "upkeep",
+    "fsck": "upkeep",
+    "stats": "upkeep",
+    "demo": "setup",
+    "completion": "setup",
+}
+"""Command → module of this package, imported when the command is called: `log` pays for `log` alone."""
+
+COMPLETION_VARIABLE = "_CIUIC_COMPLETE"
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = getattr(importlib.import_module(f"ciuic.cli.{module}"), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command: {args[0]}{_suggestion(args[0])}")
+        return super().resolve_command(ctx, args)
+
+
+def _suggestion(word: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, COMMANDS, n=1)
+    return f". Did you mean {close[0]}?" if close else ""
+
+
+def _show_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"ciuic {version('ciuic')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-C", "directory", metavar="DIR", type=click.Path(), help="Run as if started in DIR.")
+@click.option(
+    "--repo", "repository", metavar="DIR", type=click.Path(), help="The repository: exactly this folder."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    metavar="auto|always|never",
+    default="auto",
+    help="Colour the output. auto: on a terminal, unless NO_COLOR is set.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print results only, no remarks.")
+@click.option("-v", "--verbose", count=True, help="Print more; twice: tracebacks of errors too.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Print the version.",
+)
+@click.pass_context
+def root(
+    ctx: click.Context,
+    directory: str | None,
+    repository: str | None,
+    as_json: bool,
+    color: str,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Git for training state: look at, compare, branch, roll back and clean up the snapshots of a run.
+
+    The repository is --repo, or else the one that -C, CIUIC_REPO or the current folder leads to: that folder,
+    its .ciuic, or the same of a parent.
+    """
+    ctx.obj = Session(directory, repository, as_json, color, quiet, verbose)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and report what goes wrong on stderr; returns the exit code, never raises."""
+    if COMPLETION_VARIABLE in os.environ:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(root, {}, "ciuic", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
+    working_directory = os.getcwd() if "-C" in arguments else None
+    session: Session | None = None
+    try:
+        with root.make_context("ciuic", arguments) as ctx:
+            try:
+                root.invoke(ctx)
+                code = 0
+            finally:
+                session = ctx.obj
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        code = failures.report(error, session, as_json="--json" in arguments)
+    finally:
+        if working_directory is not None:
+            os.chdir(working_directory)
+    return code

@@ -70,11 +70,18 @@ def encode_record_header(record: RecordHeader) -> bytes:
 
 
 def decode_record_header(data: bytes, where: str) -> RecordHeader:
+    """The header of a record, its checksum verified; DamagedData otherwise."""
     if len(data) != RECORD_LENGTH:
         raise DamagedData(f"{where}: the record is cut short. Run `ciuic fsck`.")
-    magic, kind, codec, width, depth, stored, raw, id, base, checksum = RECORD.unpack_from(data)
-    if magic != RECORD_MAGIC or digest(data[: RECORD.size])[:CHECK_LENGTH] != data[RECORD.size :]:
+    if digest(data[: RECORD.size])[:CHECK_LENGTH] != data[RECORD.size :]:
         raise DamagedData(f"{where}: the record's header does not match its checksum. Run `ciuic fsck`.")
+    return _unpack_record(data, 0, where)
+
+
+def _unpack_record(data: Any, start: int, where: str) -> RecordHeader:
+    magic, kind, codec, width, depth, stored, raw, id, base, checksum = RECORD.unpack_from(data, start)
+    if magic != RECORD_MAGIC:
+        raise DamagedData(f"{where}: not a record. Run `ciuic fsck`.")
     try:
         return RecordHeader(Kind(kind), codec, width, depth, stored, raw, id, base, checksum)
     except ValueError:
@@ -133,7 +140,7 @@ def decode_footer(footer: Any, repository_id: bytes, footer_offset: int, where: 
     rows = []
     position = HEADER.size
     for start in range(FOOTER.size, len(footer), ROW_LENGTH):
-        header = decode_record_header(bytes(footer[start : start + RECORD_LENGTH]), where)
+        header = _unpack_record(footer, start, where)
         (offset,) = OFFSET.unpack_from(footer, start + RECORD_LENGTH)
         row = FooterRow(header, offset)
         if offset < position or row.end > footer_offset:

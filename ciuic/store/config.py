@@ -1,0 +1,93 @@
+"""The two small files that make a folder a repository: ``format`` (what a reader must know) and ``config.toml``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, fields
+
+from ciuic.errors import InvalidConfig, NotARepository, UnsupportedFormat
+from ciuic.store.fs import FileSystem
+
+FORMAT_VERSION = 1
+KNOWN_FEATURES: frozenset[str] = frozenset()
+ID_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Config:
+    """``chunk_size`` and ``pack_limit`` in bytes; a log record expires after ``expire_days`` unless it is among the
+    newest ``keep_records`` of its log."""
+
+    chunk_size: int = 1 << 20
+    pack_limit: int = 256 << 20
+    expire_days: int = 90
+    keep_records: int = 100
+
+
+LIMITS = {
+    "chunk_size": (1 << 12, 1 << 26),
+    "pack_limit": (1 << 20, 1 << 40),
+    "expire_days": (0, 36500),
+    "keep_records": (1, 1 << 30),
+}
+
+
+def encode_config(config: Config) -> bytes:
+    lines = [f"{field.name} = {getattr(config, field.name)}" for field in fields(config)]
+    return ("# Sizes in bytes. Changing chunk_size affects new snapshots only.\n" + "\n".join(lines) + "\n").encode()
+
+
+def read_config(fs: FileSystem, path: str) -> Config:
+    """The settings of ``config.toml``; a missing file means the defaults. InvalidConfig names what is wrong."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(fs.read_file(path, 1 << 20).decode("utf-8"))
+    except FileNotFoundError:
+        return Config()
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InvalidConfig(f"{path}: {error}. Correct it, or delete it for the defaults.") from error
+    for name, value in values.items():
+        low, high = LIMITS.get(name, (0, -1))
+        if high < 0:
+            raise InvalidConfig(f"{path}: unknown setting {name!r}. Known: {', '.join(LIMITS)}.")
+        if type(value) is not int or not low <= value <= high:
+            raise InvalidConfig(f"{path}: {name} must be a whole number from {low} to {high}, not {value!r}.")
+    config = Config(**values)
+    if config.chunk_size % 16:
+        raise InvalidConfig(f"{path}: chunk_size must be a multiple of 16.")
+    return config
+
+
+def encode_format(repository_id: bytes) -> bytes:
+    return f"ciuic {FORMAT_VERSION}\nid {repository_id.hex()}\nfeatures\n".encode()
+
+
+def read_format(fs: FileSystem, root: str) -> bytes:
+    """The repository's id; NotARepository or UnsupportedFormat otherwise."""
+    path = os.path.join(root, "format")
+    try:
+        text = fs.read_file(path, 4096).decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise NotARepository(f"{root} is not a ciuic repository. `ciuic init` makes one; `--repo DIR` names one.") from None
+    lines = text.splitlines()
+    words = lines[0].split() if lines else []
+    if len(words) != 2 or words[0] != "ciuic" or not words[1].isdigit():
+        raise NotARepository(f"{path} is not the format file of a ciuic repository. Restore it from a copy.")
+    if int(words[1]) > FORMAT_VERSION:
+        raise UnsupportedFormat(f"{root} has format {words[1]}; this ciuic reads {FORMAT_VERSION}. Upgrade ciuic.")
+    facts = {line.split()[0]: line.split()[1:] for line in lines[1:] if line.split()}
+    unknown = sorted(set(facts.get("features", ())) - KNOWN_FEATURES)
+    if unknown:
+        raise UnsupportedFormat(f"{root} needs the features {', '.join(unknown)}. Upgrade ciuic.")
+    try:
+        (identity,) = facts["id"]
+        repository_id = bytes.fromhex(identity)
+    except (KeyError, ValueError):
+        repository_id = b""
+    if len(repository_id) != ID_BYTES:
+        raise NotARepository(f"{path} does not name its repository. Restore it from a copy.")
+    return repository_id

@@ -1,0 +1,45 @@
+"""The index kept in memory, read from the packs' footers: what serves when LMDB cannot (a read-only disk, a stuck lock)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ciuic.store.index import LogMark, Place
+
+
+class FooterIndex:
+    """Answers as Index does, for one process."""
+
+    def __init__(self) -> None:
+        self._places: dict[bytes, Place] = {}
+        self._packs: set[str] = set()
+        self._marks: dict[str, LogMark] = {}
+
+    def place(self, id: bytes) -> Place | None:
+        return self._places.get(id)
+
+    def packs(self) -> set[str]:
+        return set(self._packs)
+
+    def log_mark(self, log: str) -> LogMark | None:
+        return self._marks.get(log)
+
+    def ids_with_prefix(self, prefix: bytes, odd: str, limit: int) -> list[bytes]:
+        start = prefix.hex() + odd
+        return [id for id in self._places if id.hex().startswith(start)][:limit]
+
+    def update(
+        self,
+        generation: int,
+        packs: dict[str, Iterable[tuple[bytes, int, int]]] | None = None,
+        marks: dict[str, LogMark] | None = None,
+        dropped: Iterable[bytes] = (),
+        dropped_packs: Iterable[str] = (),
+    ) -> None:
+        for id in dropped:
+            self._places.pop(id, None)
+        self._packs -= set(dropped_packs)
+        for name, rows in (packs or {}).items():
+            self._places.update((id, Place(name, offset, length)) for id, offset, length in rows)
+            self._packs.add(name)
+        self._marks.update(marks or {})

@@ -1,0 +1,243 @@
+"""The index: object id → pack, offset, length. Fast, shared between processes, disposable, and trusted by nobody.
+
+LMDB maps its file into memory, so a damaged one can kill the process. It is therefore opened only when its stamp (inode,
+size, times, generation, engine) fits, and otherwise built anew from the packs' footers. Every row has a checksum.
+Writers take a lock of our own with a time-out around LMDB's, so that a stopped process hangs nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import lmdb
+
+from ciuic.errors import CiuicError, LockTimeout
+from ciuic.objects.ids import digest
+from ciuic.store.fs import FileSystem
+from ciuic.store.locks import hold
+
+MAP_SIZES = (1 << 36, 1 << 32, 1 << 28)
+ROW = struct.Struct("<32sQQ")
+MARK = struct.Struct("<Q16s")
+CHECK_LENGTH = 4
+OBJECT, PACK, LOG = b"O", b"P", b"L"
+LOCK_TIMEOUT_S = 2.0
+
+
+class Place(NamedTuple):
+    """Where a record stands."""
+
+    pack: str
+    offset: int
+    stored_length: int
+
+
+class LogMark(NamedTuple):
+    """A log's last sequence number and the checksum of that record, as the index last saw it: a trip-wire."""
+
+    sequence: int
+    checksum: bytes
+
+
+class _Environment:
+    """One LMDB environment a file and process: a second one would break the first one's locks."""
+
+    def __init__(self, folder: str) -> None:
+        self.owner = os.getpid()
+        for size in MAP_SIZES:
+            try:
+                self.lmdb = lmdb.open(folder, map_size=size, max_readers=1024, readahead=False, meminit=False)
+                break
+            except (lmdb.MemoryError, MemoryError):  # an address-space limit: a smaller map may fit
+                if size == MAP_SIZES[-1]:
+                    raise
+        self.lmdb.reader_check()
+
+
+_environments: weakref.WeakValueDictionary[tuple[int, int], _Environment] = weakref.WeakValueDictionary()
+_left_to_parent: list[_Environment] = []  # never closed in a forked child
+
+
+def _forget_after_fork() -> None:
+    _left_to_parent.extend(_environments.values())
+    _environments.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _checked(key: bytes, value: bytes) -> bytes:
+    return value + digest(key + value)[:CHECK_LENGTH]
+
+
+def _unchecked(key: bytes, data: bytes | None) -> bytes | None:
+    if data is None or digest(key + data[:-CHECK_LENGTH])[:CHECK_LENGTH] != data[-CHECK_LENGTH:]:
+        return None
+    return data[:-CHECK_LENGTH]
+
+
+class Index:
+    """The LMDB index of one repository. ``open`` answers whether it can be used as it stands."""
+
+    def __init__(self, fs: FileSystem, folder: str, tmp: str) -> None:
+        self.fs = fs
+        self.folder = folder
+        self.tmp = tmp
+        self.data_path = os.path.join(folder, "data.mdb")
+        self.stamp_path = os.path.join(folder, "stamp")
+        self.lock_path = os.path.join(folder, "lock")
+        self._environment: _Environment | None = None
+
+    # Opening
+
+    def open(self, generation: int) -> bool:
+        """True when the file on disk fits its stamp and is open now."""
+        if self._fits(generation):
+            return True
+        if self._environment is None and not os.path.exists(self.data_path):
+            return False
+        try:  # a writer may be between its commit and its stamp
+            with self.locked():
+                return self._fits(generation)
+        except (CiuicError, OSError):
+            return False
+
+    def _fits(self, generation: int) -> bool:
+        try:
+            status = os.stat(self.data_path)
+            if self._stamp(status, generation) != self.fs.read_file(self.stamp_path, 4096):
+                return False
+            self._attach(status)
+        except (OSError, CiuicError, lmdb.Error):
+            return False
+        return True
+
+    def _attach(self, status: os.stat_result) -> None:
+        key = (status.st_dev, status.st_ino)
+        environment = _environments.get(key)
+        if environment is None:
+            environment = _Environment(self.folder)
+            _environments[key] = environment
+        self._environment = environment
+
+    @staticmethod
+    def _stamp(status: os.stat_result, generation: int) -> bytes:
+        facts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, generation, *lmdb.version())
+        text = " ".join(str(fact) for fact in facts).encode()
+        return text + b" " + digest(text).hex()[:16].encode() + b"\n"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        with hold(self.fs, self.lock_path, exclusive=True, timeout_s=LOCK_TIMEOUT_S):
+            yield
+
+    @property
+    def environment(self) -> Any:
+        environment = self._environment
+        if environment is None or environment.owner != os.getpid():
+            raise LockTimeout("The index is not open in this process. Try again.")
+        return environment.lmdb
+
+    # Reading
+
+    def place(self, id: bytes) -> Place | None:
+        value = self._get(OBJECT + id)
+        if value is None or len(value) != ROW.size:
+            return None
+        pack, offset, stored_length = ROW.unpack(value)
+        return Place(pack.hex(), offset, stored_length)
+
+    def packs(self) -> set[str]:
+        """Names of the packs whose rows are all in."""
+        with self.environment.begin() as transaction, transaction.cursor() as cursor:
+            names = set()
+            found = cursor.set_range(PACK)
+            while found and cursor.key()[:1] == PACK:
+                names.add(cursor.key()[1:].hex())
+                found = cursor.next()
+            return names
+
+    def log_mark(self, log: str) -> LogMark | None:
+        value = self._get(LOG + log.encode())
+        return LogMark(*MARK.unpack(value)) if value is not None and len(value) == MARK.size else None
+
+    def ids_with_prefix(self, prefix: bytes, odd: str, limit: int) -> list[bytes]:
+        """Up to ``limit`` ids that start with ``prefix`` and then the hex digit ``odd`` (empty: none)."""
+        found: list[bytes] = []
+        with self.environment.begin() as transaction, transaction.cursor() as cursor:
+            here = cursor.set_range(OBJECT + prefix)
+            while here and cursor.key().startswith(OBJECT + prefix) and len(found) < limit:
+                id = cursor.key()[1:]
+                if not odd or id[len(prefix) : len(prefix) + 1].hex()[:1] == odd:
+                    found.append(id)
+                here = cursor.next()
+        return found
+
+    def _get(self, key: bytes) -> bytes | None:
+        with self.environment.begin() as transaction:
+            return _unchecked(key, transaction.get(key))
+
+    # Writing: best effort; the truth is elsewhere
+
+    def update(
+        self,
+        generation: int,
+        packs: dict[str, Iterable[tuple[bytes, int, int]]] | None = None,
+        marks: dict[str, LogMark] | None = None,
+        dropped: Iterable[bytes] = (),
+        dropped_packs: Iterable[str] = (),
+    ) -> None:
+        """Add each pack's (id, offset, stored length) rows and the logs' marks; drop what is named."""
+        rows: dict[bytes, bytes] = {}
+        for name, records in (packs or {}).items():
+            pack = bytes.fromhex(name)
+            for id, offset, stored_length in records:
+                rows[OBJECT + id] = ROW.pack(pack, offset, stored_length)
+            rows[PACK + pack] = b""
+        for log, mark in (marks or {}).items():
+            rows[LOG + log.encode()] = MARK.pack(*mark)
+        with self.locked():
+            if not self._fits(generation):
+                raise LockTimeout("The index changed under this writer. It will be rebuilt at the next command.")
+            with self.environment.begin(write=True) as transaction:
+                for id in dropped:
+                    transaction.delete(OBJECT + id)
+                for name in dropped_packs:
+                    transaction.delete(PACK + bytes.fromhex(name))
+                for key in sorted(rows):
+                    transaction.put(key, _checked(key, rows[key]))
+            self.write_stamp(generation)
+
+    def write_stamp(self, generation: int) -> None:
+        """Vouch for the file as it stands. Only after LMDB's own sync, and under the lock."""
+        data = self._stamp(os.stat(self.data_path), generation)
+        temporary = os.path.join(self.tmp, f"stamp-{os.getpid()}-{os.urandom(4).hex()}")
+        descriptor = self.fs.create(temporary)
+        try:
+            self.fs.write(descriptor, [data], temporary)
+        finally:
+            self.fs.close(descriptor)
+        self.fs.rename(temporary, self.stamp_path)
+
+    def create(self, generation: int, packs: dict[str, Iterable[tuple[bytes, int, int]]]) -> None:
+        """Start from nothing and fill it. The old file is unlinked, so whoever has it mapped is not disturbed."""
+        self.fs.make_folder_if_missing(self.folder)
+        with contextlib.suppress(FileExistsError):
+            self.fs.close(self.fs.create(self.lock_path))
+        with self.locked():
+            self._environment = None
+            for name in ("data.mdb", "lock.mdb", "stamp"):
+                self.fs.remove_if_there(os.path.join(self.folder, name))
+            environment = _Environment(self.folder)
+            status = os.stat(self.data_path)
+            _environments[(status.st_dev, status.st_ino)] = environment
+            self._environment = environment
+            self.write_stamp(generation)
+        self.update(generation, packs)
+
+

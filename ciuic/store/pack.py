@@ -1,0 +1,145 @@
+"""One pack: written once under a temporary name, then read for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+from ciuic.codec import CodecError, decode
+from ciuic.errors import DamagedData
+from ciuic.objects.ids import digest, object_id
+from ciuic.store.fs import FileSystem
+from ciuic.store.pack_format import (
+    FOOTER,
+    HEADER,
+    RECORD_LENGTH,
+    TRAILER_LENGTH,
+    FooterRow,
+    RecordHeader,
+    decode_footer,
+    decode_record_header,
+    decode_trailer,
+    encode_footer,
+    encode_record_header,
+    encode_trailer,
+    pack_header,
+    record_start,
+)
+
+WRITE_BATCH = 4 << 20
+
+
+class PackWriter:
+    """Appends records to a new file. Nothing is durable before ``finish`` has returned."""
+
+    def __init__(self, fs: FileSystem, path: str, repository_id: bytes) -> None:
+        self.fs = fs
+        self.path = path
+        self.repository_id = repository_id
+        self.rows: list[tuple[bytes, int]] = []
+        self.records: list[FooterRow] = []
+        self.position = HEADER.size
+        self._pending: list[Any] = [pack_header(repository_id)]
+        self._pending_length = HEADER.size
+        self._descriptor = fs.create(path)
+
+    def append(self, record: RecordHeader, stored: Any) -> None:
+        """Add a record. ``stored`` may be a live buffer: it is written before this returns unless it is small."""
+        start = record_start(self.position, record.stored_length)
+        header = encode_record_header(record)
+        small = record.stored_length < 4096
+        self._pending += [bytes(start - self.position), header, bytes(stored) if small else stored]
+        self.rows.append((header, start))
+        self.records.append(FooterRow(record, start))
+        end = start + RECORD_LENGTH + record.stored_length
+        self._pending_length += end - self.position
+        self.position = end
+        if not small or self._pending_length > WRITE_BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        pending, self._pending, self._pending_length = self._pending, [], 0
+        self.fs.write(self._descriptor, pending, self.path)
+
+    def finish(self) -> str:
+        """Write footer and trailer and sync: the file's bytes are durable, its name (returned) not yet."""
+        footer = encode_footer(self.repository_id, self.rows)
+        self._pending += [footer, encode_trailer(self.position, footer)]
+        try:
+            self._flush()
+            self.fs.sync(self._descriptor, self.path)
+        finally:
+            self.fs.close(self._descriptor)
+            self._descriptor = -1
+        return digest(footer).hex()
+
+    def abandon(self) -> None:
+        """Give the file up. What cannot be removed now is junk in ``tmp/`` for gc."""
+        if self._descriptor >= 0:
+            self.fs.close(self._descriptor)
+            self._descriptor = -1
+        with contextlib.suppress(Exception):
+            self.fs.remove_if_there(self.path)
+
+
+class Pack:
+    """An open pack. Holds its descriptor until it is garbage, so a reader outlives a sweep that unlinks the file."""
+
+    def __init__(self, fs: FileSystem, path: str, name: str, repository_id: bytes) -> None:
+        self._descriptor = -1
+        self.fs = fs
+        self.path = path
+        self.name = name
+        self.repository_id = repository_id
+        self._descriptor = fs.open(path)
+        self.length = fs.size(self._descriptor)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            self.fs.close(self._descriptor)
+
+    @functools.cached_property
+    def rows(self) -> tuple[FooterRow, ...]:
+        """The footer's rows, in file order. Their hash is the pack's name, so they are as they were written."""
+        trailer = self.fs.read_at(self._descriptor, TRAILER_LENGTH, max(0, self.length - TRAILER_LENGTH), self.path)
+        offset, length, name = decode_trailer(trailer, self.length, self.path)
+        footer = self.fs.read_at(self._descriptor, length, offset, self.path)
+        if digest(footer) != name or name.hex() != self.name or len(footer) < FOOTER.size:
+            raise DamagedData(f"{self.path}: the pack's footer does not match its name. Run `ciuic fsck`.")
+        header = self.fs.read_at(self._descriptor, HEADER.size, 0, self.path)
+        if header != pack_header(self.repository_id):
+            raise DamagedData(f"{self.path}: the pack's header is damaged. Run `ciuic fsck`.")
+        return tuple(decode_footer(footer, self.repository_id, offset, self.path))
+
+    @functools.cached_property
+    def by_id(self) -> dict[bytes, FooterRow]:
+        return {row.header.id: row for row in self.rows}
+
+    def stored(self, offset: int, stored_length: int) -> tuple[RecordHeader, memoryview]:
+        """A record's header and its stored bytes, both verified by checksum; DamagedData otherwise."""
+        where = f"{self.path} at offset {offset}"
+        if stored_length > self.length:
+            raise DamagedData(f"{where}: a record longer than its pack. Run `ciuic fsck`.")
+        data = memoryview(self.fs.read_at(self._descriptor, RECORD_LENGTH + stored_length, offset, self.path))
+        header = decode_record_header(bytes(data[:RECORD_LENGTH]), where)
+        payload = data[RECORD_LENGTH:]
+        if header.stored_length != len(payload) or digest(payload) != header.stored_checksum:
+            raise DamagedData(f"{where}: {header.kind.name.lower()} {header.id.hex()[:12]} does not match its checksum.")
+        return header, payload
+
+    def raw(self, offset: int, stored_length: int, id: bytes) -> Any:
+        """An object's raw bytes, verified against ``id``; DamagedData otherwise."""
+        where = f"{self.path} at offset {offset}"
+        header, payload = self.stored(offset, stored_length)
+        if header.id != id:
+            raise DamagedData(f"{where}: another object stands here. Run `ciuic fsck`.")
+        try:
+            raw = decode(header.codec, payload, header.raw_length)
+        except CodecError as error:
+            raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]}: {error}.") from error
+        # A raw chunk's checksum is its id: it has been compared already.
+        if raw is not payload or header.stored_checksum != id:
+            if object_id(header.kind, raw) != id:
+                raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]} does not match its id.")
+        return raw

@@ -1,0 +1,104 @@
+"""Writing the packs of one commit (or one repack): cut at a size limit, published under their names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from ciuic.errors import DamagedData, StorageError
+from ciuic.objects.ids import NO_ID, Kind, digest
+from ciuic.store.fs import FileSystem
+from ciuic.store.pack import Pack, PackWriter
+from ciuic.store.pack_format import FooterRow, RecordHeader
+
+
+class PackSession:
+    """Records go to packs in ``tmp/``; ``publish`` makes them durable under their names. Never used by two threads."""
+
+    def __init__(self, fs: FileSystem, root: str, repository_id: bytes, limit: int) -> None:
+        self.fs = fs
+        self.root = root
+        self.repository_id = repository_id
+        self.limit = limit
+        self.stored_bytes = 0
+        self.published: dict[str, list[FooterRow]] = {}
+        self._ids: set[bytes] = set()
+        self._writer: PackWriter | None = None
+
+    def __contains__(self, id: bytes) -> bool:
+        return id in self._ids
+
+    def add(self, kind: Kind, id: bytes, stored: Any, *, codec: int, raw_length: int, width: int = 1) -> None:
+        """Append a record unless this session has the id already."""
+        if id in self._ids:
+            return
+        checksum = id if kind is Kind.CHUNK and codec == 0 else digest(stored)
+        length = len(memoryview(stored).cast("B"))
+        self.copy(RecordHeader(kind, codec, width, 0, length, raw_length, id, NO_ID, checksum), stored)
+
+    def copy(self, header: RecordHeader, stored: Any) -> None:
+        """Append a record as it is; the caller has verified ``stored``."""
+        if self._writer is None:
+            self._writer = PackWriter(self.fs, self._temporary(), self.repository_id)
+        self._writer.append(header, stored)
+        self._ids.add(header.id)
+        self.stored_bytes += header.stored_length
+        if self._writer.position > self.limit:
+            self._finish()
+
+    def _temporary(self) -> str:
+        return os.path.join(self.root, "tmp", f"pack-{os.getpid()}-{os.urandom(6).hex()}")
+
+    def _finish(self) -> None:
+        """Footer, sync, rename. The name is durable only after the folder's sync in ``publish``."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            name = writer.finish()
+            target = os.path.join(self.root, "packs", f"{name}.pack")
+            if os.path.exists(target) and self._intact(target, name):
+                self.fs.unlink(writer.path)
+            else:
+                self.fs.rename(writer.path, target)
+        except BaseException:
+            writer.abandon()
+            raise
+        self.published[name] = writer.records
+
+    def _intact(self, path: str, name: str) -> bool:
+        """An existing pack of that name is read whole; a damaged one goes to quarantine, never overwritten."""
+        try:
+            pack = Pack(self.fs, path, name, self.repository_id)
+            for row in pack.rows:
+                pack.stored(row.offset, row.header.stored_length)
+        except DamagedData:
+            self.fs.rename(path, os.path.join(self.root, "quarantine", f"{name}-{os.urandom(4).hex()}.pack"))
+            return False
+        return True
+
+    def publish(self) -> dict[str, list[FooterRow]]:
+        """Every pack is durable under its name on return: name → rows."""
+        self._finish()
+        folder = os.path.join(self.root, "packs")
+        try:
+            if self.published:
+                self.fs.sync_folder(folder)
+        except StorageError:
+            self._withdraw()
+            raise
+        return self.published
+
+    def _withdraw(self) -> None:
+        """After a failed folder sync nobody may rely on these names: back to ``tmp/`` they go."""
+        for name in self.published:
+            with contextlib.suppress(OSError, StorageError):
+                self.fs.rename(os.path.join(self.root, "packs", f"{name}.pack"), self._temporary())
+        self.published = {}
+
+    def abandon(self) -> None:
+        """Give up what is not published. Packs that were renamed stay: a retry reuses them, gc collects them."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None

@@ -1,0 +1,229 @@
+"""Ref logs: append-only files of 512-byte text records. A ref and its history are one file and cannot disagree.
+
+A record: checksum, sequence, time (ns), old, new, actor, action, separated by tabs, padded with spaces, ended by a
+newline. The checksum is the first 32 hex digits of BLAKE3(log name, NUL, the rest of the record), so a log cannot pose
+as another. Values are 64 hex digits, "ref:<log name>" (HEAD only) or "-" (nothing; as ``new`` it is a tombstone).
+
+One sector is written whole or not at all. A last slot that is short, or all or partly zero, is torn: it was never
+acknowledged, it is set aside, and the next append takes its place. Any other bad slot is corruption, and never cut.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from blake3 import blake3
+
+from ciuic.errors import DamagedRef, RefConflict, StorageError
+from ciuic.store.fs import FileSystem
+from ciuic.store.locks import acquire
+
+SLOT = 512
+CHECKSUM_DIGITS = 32
+ACTOR_LIMIT = 60
+NOTHING = "-"
+SYMBOLIC = "ref:"
+VALUE = re.compile(r"-|[0-9a-f]{64}|ref:refs/heads/[^\t\n\x00]{1,100}")
+LOG_LOCK_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One change of one ref. ``old`` and ``new`` are values as written; ``time_ns`` is since 1970, UTC."""
+
+    sequence: int
+    time_ns: int
+    old: str
+    new: str
+    actor: str
+    action: str
+
+    @property
+    def time(self) -> datetime:
+        return datetime.fromtimestamp(self.time_ns / 1e9, timezone.utc)
+
+
+def _checksum(log: str, rest: bytes) -> bytes:
+    return blake3(log.encode() + b"\0" + rest).hexdigest()[:CHECKSUM_DIGITS].encode()
+
+
+def _field(text: str, limit: int) -> bytes:
+    """One line of UTF-8, at most ``limit`` bytes, cut at a character."""
+    plain = re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip()
+    data = plain.encode("utf-8", "replace")
+    return data if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore").encode() + "…".encode()
+
+
+def encode_record(log: str, record: LogRecord) -> bytes:
+    head = f"\t{record.sequence}\t{record.time_ns}\t{record.old}\t{record.new}\t".encode()
+    head += _field(record.actor, ACTOR_LIMIT) + b"\t"
+    room = SLOT - CHECKSUM_DIGITS - len(head) - 1
+    rest = (head + _field(record.action, room)).ljust(SLOT - CHECKSUM_DIGITS - 1) + b"\n"
+    return _checksum(log, rest) + rest
+
+
+def decode_record(log: str, slot: bytes) -> LogRecord | None:
+    """The record of a slot, or None when its checksum or its form does not hold."""
+    rest = slot[CHECKSUM_DIGITS:]
+    if len(slot) != SLOT or _checksum(log, rest) != slot[:CHECKSUM_DIGITS]:
+        return None
+    try:
+        _, sequence, time_ns, old, new, actor, action = rest.decode("utf-8").rstrip("\n").rstrip(" ").split("\t")
+        if not (VALUE.fullmatch(old) and VALUE.fullmatch(new)):
+            return None
+        return LogRecord(int(sequence), int(time_ns), old, new, actor, action)
+    except ValueError:
+        return None
+
+
+def decode_log(log: str, data: bytes) -> list[LogRecord]:
+    """All records, oldest first, without a torn last slot; DamagedRef for any other slot that is bad."""
+    records: list[LogRecord] = []
+    for start in range(0, len(data), SLOT):
+        slot = data[start : start + SLOT]
+        record = decode_record(log, slot)
+        if record is None:
+            last = start + SLOT >= len(data)
+            if last and (len(slot) < SLOT or b"\0" in slot):
+                break
+            raise DamagedRef(
+                f"{log}: record {start // SLOT} of the log is damaged. Nothing was changed; gc will not run. "
+                "Restore the file from a copy, or look at it and at `ciuic fsck`."
+            )
+        if records and record.sequence != records[-1].sequence + 1:
+            raise DamagedRef(f"{log}: record {start // SLOT} is out of sequence. Restore the file from a copy.")
+        records.append(record)
+    return records
+
+
+class RefLog:
+    """One log file. Every change is taken under the repository's shared lock, which the caller holds."""
+
+    def __init__(self, fs: FileSystem, path: str, name: str, tmp: str) -> None:
+        self.fs = fs
+        self.path = path
+        self.name = name
+        self.tmp = tmp
+
+    def read(self) -> list[LogRecord]:
+        """All records, oldest first; none when there is no log."""
+        try:
+            descriptor = self.fs.open(self.path)
+        except FileNotFoundError:
+            return []
+        try:
+            return self._read(descriptor)
+        finally:
+            self.fs.close(descriptor)
+
+    def _read(self, descriptor: int) -> list[LogRecord]:
+        return decode_log(self.name, self.fs.read_at(descriptor, self.fs.size(descriptor), 0, self.path))
+
+    def last(self) -> LogRecord | None:
+        """The newest record, reading only the end of the file when that is sound."""
+        try:
+            descriptor = self.fs.open(self.path)
+        except FileNotFoundError:
+            return None
+        try:
+            return self._tail(descriptor)[0]
+        finally:
+            self.fs.close(descriptor)
+
+    def _tail(self, descriptor: int) -> tuple[LogRecord | None, int]:
+        """The newest record and the offset of the slot after it; the whole log is read only when its end is unsound."""
+        size = self.fs.size(descriptor)
+        if size and size % SLOT == 0:
+            record = decode_record(self.name, self.fs.read_at(descriptor, SLOT, size - SLOT, self.path))
+            if record is not None:
+                return record, size
+        records = self._read(descriptor)
+        return (records[-1] if records else None), len(records) * SLOT
+
+    def append(self, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
+        """Compare and append: durable on return. RefConflict when the value is not ``expected`` (None: whatever it is).
+
+        1. open; 2. lock the file; 3. it is still the one at its path; 4. compare; 5. write the slot; 6. sync.
+        A failed write or sync leaves the slot zeroed as far as that can be done, and raises.
+        """
+        if not os.path.exists(self.path):
+            return self._start(expected, new, actor, action)
+        while True:
+            descriptor = self.fs.open(self.path, write=True)
+            try:
+                acquire(descriptor, self.path, exclusive=True, timeout_s=LOG_LOCK_TIMEOUT_S)
+                here, there = os.fstat(descriptor), os.stat(self.path)
+                if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+                    return self._append(descriptor, expected, new, actor, action)
+            finally:
+                self.fs.close(descriptor)
+
+    def _append(self, descriptor: int, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
+        previous, offset = self._tail(descriptor)
+        old = previous.new if previous else NOTHING
+        self._compare(expected, old)
+        record = LogRecord(previous.sequence + 1 if previous else 0, time.time_ns(), old, new, actor, action)
+        try:
+            self.fs.write_at(descriptor, encode_record(self.name, record), offset, self.path)
+            self.fs.sync(descriptor, self.path)
+        except StorageError:
+            self._withdraw(descriptor, offset)
+            raise
+        return record
+
+    def _withdraw(self, descriptor: int, offset: int) -> None:
+        """After a failed write or sync nobody may take the slot for a commit: make it read as torn."""
+        try:
+            self.fs.write_at(descriptor, bytes(SLOT), offset, self.path)
+        except StorageError:
+            return
+
+    def _compare(self, expected: str | None, actual: str) -> None:
+        if expected is not None and expected != actual:
+            raise RefConflict(
+                f"{self.name} is at {_short(actual)} and not at {_short(expected)}: another process moved it. "
+                "Look at `ciuic reflog`, then decide again."
+            )
+
+    def _start(self, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
+        """A log's first record: the whole file appears at once or not at all."""
+        self._compare(expected, NOTHING)
+        record = LogRecord(0, time.time_ns(), NOTHING, new, actor, action)
+        temporary = os.path.join(self.tmp, f"log-{os.getpid()}-{os.urandom(6).hex()}")
+        self._write_temporary(temporary, [record])
+        try:
+            self.fs.link(temporary, self.path)
+        except FileExistsError:
+            raise RefConflict(f"{self.name} was made by another process just now. Try again.") from None
+        finally:
+            self.fs.remove_if_there(temporary)
+        self.fs.sync_folder(os.path.dirname(self.path))
+        return record
+
+    def _write_temporary(self, temporary: str, records: list[LogRecord]) -> None:
+        descriptor = self.fs.create(temporary)
+        try:
+            self.fs.write(descriptor, [encode_record(self.name, record) for record in records], temporary)
+            self.fs.sync(descriptor, temporary)
+        finally:
+            self.fs.close(descriptor)
+
+    def rewrite(self, records: list[LogRecord]) -> None:
+        """Replace the log, durably and as a whole. Only under the repository's exclusive lock."""
+        temporary = os.path.join(self.tmp, f"log-{os.getpid()}-{os.urandom(6).hex()}")
+        self._write_temporary(temporary, records)
+        self.fs.rename(temporary, self.path)
+        self.fs.sync_folder(os.path.dirname(self.path))
+
+    def remove(self) -> None:
+        """Remove the log, durably. Only under the repository's exclusive lock."""
+        self.fs.remove_if_there(self.path)
+        self.fs.sync_folder(os.path.dirname(self.path))
+
+
+def _short(value: str) -> str:
+    return "nothing" if value == NOTHING else value if value.startswith(SYMBOLIC) else value[:12]

@@ -1,0 +1,153 @@
+"""Refs: branches, tags and HEAD by name, each a ref log, and the log of prunes."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from ciuic.errors import InvalidRefName, RefConflict, RefExists, StorageError, UnknownRef
+from ciuic.store.fs import FileSystem
+from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord, RefLog
+
+HEADS, TAGS, HEAD, PRUNES = "refs/heads/", "refs/tags/", "HEAD", "prunes"
+RESERVED = {"HEAD", "step", "best", "-"}
+NAME_LIMIT = 100
+FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-./]|[./]$|\.lock(/|$)|/\.|^@$")
+WHOLE = "*"
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the next run resumes: on ``branch``, or detached (None). ``snapshot`` is the hex id there, if there is one."""
+
+    branch: str | None
+    snapshot: str | None
+
+
+def check_name(name: str) -> str:
+    """``name`` itself when it may name a branch or a tag; InvalidRefName otherwise."""
+    if not name or FORBIDDEN.search(name) or len(name.encode()) > NAME_LIMIT or len(quote(name)) > 2 * NAME_LIMIT:
+        raise InvalidRefName(
+            f"{name!r} cannot name a branch or a tag. Use letters, digits, '.', '_', '-' and '/', "
+            "without '..' and not starting with '-' or '.'."
+        )
+    if name.split("@")[0] in RESERVED or name in RESERVED:
+        raise InvalidRefName(f"{name!r} is a reserved word in revisions. Choose another name.")
+    return name
+
+
+def _actor() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}:{os.getpid()}"
+
+
+class Refs:
+    """Reads need no lock but a shared one for consistency; every change needs the shared lock, taken before."""
+
+    def __init__(self, fs: FileSystem, root: str, tmp: str) -> None:
+        self.fs = fs
+        self.root = root
+        self.tmp = tmp
+        self._suspect: set[str] = set()
+
+    def log(self, name: str) -> RefLog:
+        """The log behind a full name: "HEAD", "prunes", "refs/heads/…", "refs/tags/…"."""
+        for prefix in (HEADS, TAGS):
+            if name.startswith(prefix):
+                path = os.path.join(self.root, prefix, quote(name[len(prefix) :], safe="@+=,"))
+                return RefLog(self.fs, path, name, self.tmp)
+        return RefLog(self.fs, os.path.join(self.root, name), name, self.tmp)
+
+    def names(self) -> Iterator[str]:
+        """Full names of every log that exists, deleted branches included, prunes not."""
+        yield HEAD
+        for prefix in (HEADS, TAGS):
+            for name in sorted(self.fs.list_folder(os.path.join(self.root, prefix))):
+                yield prefix + unquote(name)
+
+    def value(self, name: str) -> str | None:
+        """The hex id (or symbolic value) of a ref now; None when there is none."""
+        record = self.log(name).last()
+        return None if record is None or record.new == NOTHING else record.new
+
+    def listing(self, prefix: str) -> dict[str, str]:
+        """Short name → hex id of every live ref under ``prefix``."""
+        found = {}
+        for name in self.names():
+            if name.startswith(prefix):
+                value = self.value(name)
+                if value is not None:
+                    found[name[len(prefix) :]] = value
+        return found
+
+    def head(self) -> Head:
+        value = self.value(HEAD)
+        if value is None:
+            return Head("main", self.value(HEADS + "main"))
+        if value.startswith(SYMBOLIC):
+            branch = value[len(SYMBOLIC + HEADS) :]
+            return Head(branch, self.value(HEADS + branch))
+        return Head(None, value)
+
+    # Changes
+
+    def set(self, name: str, new: str, action: str, *, expected: str | None = None) -> LogRecord:
+        """Move a ref: durable on return. ``expected``: None for whatever it is, "-" for nothing, else a value."""
+        try:
+            return self.log(name).append(expected, new, _actor(), action)
+        except StorageError:
+            self._suspect.add(name)
+            raise
+
+    def create(self, prefix: str, name: str, new: str, action: str) -> None:
+        """Make a branch or tag; RefExists if it is there."""
+        try:
+            self.set(prefix + check_name(name), new, action, expected=NOTHING)
+        except RefConflict:
+            what = "branch" if prefix == HEADS else "tag"
+            raise RefExists(f"The {what} {name!r} exists. Delete it first, or choose another name.") from None
+
+    def delete(self, prefix: str, name: str) -> str:
+        """Append a tombstone; the log stays until it expires. Returns the last hex id."""
+        old = self.value(prefix + name)
+        if old is None:
+            what = "branch" if prefix == HEADS else "tag"
+            raise UnknownRef(f"There is no {what} {name!r}. `ciuic {what}` lists them.")
+        self.set(prefix + name, NOTHING, f"delete {name}", expected=old)
+        return old
+
+    @property
+    def suspect(self) -> bool:
+        """A sync of a log failed in this process: it must be rewritten before anything is appended."""
+        return bool(self._suspect)
+
+    def rewrite_suspects(self) -> None:
+        """Under the exclusive lock: rewrite what a failed sync left in doubt, without the failed record."""
+        for name in sorted(self._suspect):
+            log = self.log(name)
+            records = log.read()
+            if records:
+                log.rewrite(records)
+            self._suspect.discard(name)
+
+    # Prunes
+
+    def prune(self, snapshot: str, component: str | None) -> None:
+        """Record that a snapshot's trees, or one component's, are given up. Durable on return."""
+        self.set(PRUNES, snapshot, f"prune {component or WHOLE}")
+
+    def prunes(self) -> dict[str, frozenset[str]]:
+        """Hex id → components given up ("*": all of them)."""
+        found: dict[str, frozenset[str]] = {}
+        for record in self.log(PRUNES).read():
+            component = record.action.removeprefix("prune ")
+            found[record.new] = found.get(record.new, frozenset()) | {component}
+        return found

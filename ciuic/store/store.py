@@ -1,0 +1,300 @@
+"""The store: one repository's packs, index and refs behind one consistent view."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import lmdb
+
+from ciuic.errors import CiuicError, DamagedData, MissingObject, RepositoryError, RepositoryExists
+from ciuic.objects.ids import Kind
+from ciuic.store.config import ID_BYTES, Config, encode_config, encode_format, read_config, read_format
+from ciuic.store.footer_index import FooterIndex
+from ciuic.store.fs import LOCAL, FileSystem
+from ciuic.store.index import Index, LogMark, Place
+from ciuic.store.locks import hold
+from ciuic.store.pack import Pack
+from ciuic.store.pack_format import FooterRow
+from ciuic.store.pack_session import PackSession
+from ciuic.store.refs import HEADS, TAGS, Refs
+
+FOLDERS = ("packs", "refs", HEADS.rstrip("/"), TAGS.rstrip("/"), "index", "trash", "quarantine", "tmp")
+FILES = ("lock", "gate", "generation", "config.toml", "format", "HEAD", "prunes")
+PACK_NAME = re.compile(r"([0-9a-f]{64})\.pack")
+SHARED_TIMEOUT_S = 120.0
+OPEN_PACKS = 128
+
+
+class Store:
+    """Every read and change happens inside ``shared()``; what it has seen is void when ``generation`` has changed."""
+
+    def __init__(self, path: str, fs: FileSystem = LOCAL) -> None:
+        self.path = os.path.abspath(path)
+        self.fs = fs
+        self.repository_id = read_format(fs, self.path)
+        self.config: Config = read_config(fs, self.join("config.toml"))
+        self.refs = Refs(fs, self.path, self.join("tmp"))
+        self.generation = -1
+        self.present: set[str] = set()
+        self.damaged_packs: dict[str, str] = {}
+        self.index: Index | FooterIndex = FooterIndex()
+        self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
+        self._open: OrderedDict[str, Pack] = OrderedDict()
+        self._open_guard = threading.Lock()
+        self._holding = threading.local()
+
+    def join(self, *parts: str) -> str:
+        return os.path.join(self.path, *parts)
+
+    @staticmethod
+    def create(path: str, fs: FileSystem = LOCAL, *, chunk_size: int | None = None) -> Store:
+        """Make a repository in a new or empty folder. ``format`` is written last: before it there is no repository."""
+        root = os.path.abspath(path)
+        if os.path.exists(os.path.join(root, "format")):
+            raise RepositoryExists(f"{root} is a ciuic repository already. Open it, or choose another folder.")
+        ours = {name.split("/")[0] for name in (*FOLDERS, *FILES)}
+        if set(fs.list_folder(root)) - ours:
+            raise RepositoryError(f"{root} holds other files. Choose a new or an empty folder.")
+        missing = []
+        parent = root
+        while not os.path.isdir(parent):
+            missing.append(parent)
+            parent = os.path.dirname(parent)
+        for folder in reversed(missing):
+            fs.make_folder_if_missing(folder)
+            fs.sync_folder(os.path.dirname(folder))
+        for folder in FOLDERS:
+            fs.make_folder_if_missing(os.path.join(root, folder))
+        fs.sync_folder(os.path.join(root, "refs"))
+        for name in ("lock", "gate"):
+            with contextlib.suppress(FileExistsError):
+                fs.close(fs.create(os.path.join(root, name)))
+        config = Config() if chunk_size is None else replace(Config(), chunk_size=chunk_size)
+        temporary = os.path.join(root, "tmp", f"init-{os.getpid()}-{os.urandom(6).hex()}")
+        fs.write_file(os.path.join(root, "config.toml"), encode_config(config), temporary)
+        read_config(fs, os.path.join(root, "config.toml"))
+        fs.write_file(os.path.join(root, "generation"), b"0\n", temporary)
+        descriptor = fs.create(temporary)
+        try:
+            fs.write(descriptor, [encode_format(os.urandom(ID_BYTES))], temporary)
+            fs.sync(descriptor, temporary)
+        finally:
+            fs.close(descriptor)
+        try:
+            fs.link(temporary, os.path.join(root, "format"))
+        except FileExistsError:
+            raise RepositoryExists(f"{root} was made a repository by another process just now. Open it.") from None
+        finally:
+            fs.remove_if_there(temporary)
+        fs.sync_folder(root)
+        return Store(root, fs)
+
+    # Locks and the view
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """The shared lock and a fresh view. Passing the gate first lets a waiting gc in. Nests within a thread."""
+        depth = getattr(self._holding, "depth", 0)
+        if depth:
+            self._holding.depth = depth + 1
+            try:
+                yield
+            finally:
+                self._holding.depth -= 1
+            return
+        if self.refs.suspect:
+            with self.exclusive(SHARED_TIMEOUT_S):
+                self.refs.rewrite_suspects()
+        with contextlib.ExitStack() as stack:
+            with hold(self.fs, self.join("gate"), exclusive=False, timeout_s=SHARED_TIMEOUT_S):
+                stack.enter_context(hold(self.fs, self.join("lock"), exclusive=False, timeout_s=SHARED_TIMEOUT_S))
+            self._holding.depth = 1
+            try:
+                self.refresh()
+                yield
+            finally:
+                self._holding.depth = 0
+
+    @contextlib.contextmanager
+    def exclusive(self, timeout_s: float) -> Iterator[None]:
+        """Nobody else reads packs or commits. LockTimeout gives both locks up."""
+        with (
+            hold(self.fs, self.join("gate"), exclusive=True, timeout_s=timeout_s),
+            hold(self.fs, self.join("lock"), exclusive=True, timeout_s=timeout_s),
+        ):
+            yield
+
+    def read_generation(self) -> int:
+        """How many sweeps there have been; -1 when the file says nothing sound."""
+        try:
+            return int(self.fs.read_file(self.join("generation"), 64))
+        except (FileNotFoundError, ValueError):
+            return -1
+
+    def list_packs(self) -> set[str]:
+        names = (PACK_NAME.fullmatch(name) for name in self.fs.list_folder(self.join("packs")))
+        return {match[1] for match in names if match}
+
+    def refresh(self) -> None:
+        """See what other processes did: packs, sweeps, the index."""
+        generation = self.read_generation()
+        if generation != self.generation:
+            with self._open_guard:
+                self._open.clear()
+            self.generation = generation
+            self.damaged_packs = {}
+        self.present = self.list_packs()
+        if not self._lmdb_index.open(generation) and not self._rebuild_index():
+            self._use_footers()
+            return
+        self.index = self._lmdb_index
+        try:
+            self._reconcile()
+        except (CiuicError, OSError, lmdb.Error):
+            self._use_footers()
+
+    def _rebuild_index(self) -> bool:
+        try:
+            self._lmdb_index.create(self.generation, self._rows(self.present))
+        except (CiuicError, OSError, lmdb.Error):
+            return False
+        return True
+
+    def _use_footers(self) -> None:
+        """Go on without LMDB."""
+        if not isinstance(self.index, FooterIndex):
+            self.index = FooterIndex()
+        gone = self.index.packs() - self.present
+        if gone:
+            self.index = FooterIndex()
+        self.index.update(self.generation, self._rows(self.present - self.index.packs()))
+
+    def _reconcile(self) -> None:
+        """The index lists exactly the packs that are present."""
+        indexed = self.index.packs()
+        if indexed - self.present:
+            if not self._rebuild_index():
+                self._use_footers()
+            return
+        missing = {name for name in self.present - indexed if name not in self.damaged_packs}
+        if missing:
+            self.index.update(self.generation, self._rows(missing))
+
+    def _rows(self, names: Iterable[str]) -> dict[str, Iterable[tuple[bytes, int, int]]]:
+        rows: dict[str, Iterable[tuple[bytes, int, int]]] = {}
+        for name in names:
+            try:
+                rows[name] = index_rows(self.pack(name).rows)
+            except (DamagedData, FileNotFoundError) as error:
+                self.damaged_packs[name] = str(error)
+        return rows
+
+    # Reading
+
+    def pack(self, name: str) -> Pack:
+        """The open pack; FileNotFoundError when it is gone."""
+        with self._open_guard:
+            pack = self._open.get(name)
+            if pack is not None:
+                self._open.move_to_end(name)
+                return pack
+        pack = Pack(self.fs, self.join("packs", f"{name}.pack"), name, self.repository_id)
+        with self._open_guard:
+            self._open[name] = pack
+            while len(self._open) > OPEN_PACKS:
+                self._open.popitem(last=False)
+        return pack
+
+    def place(self, id: bytes) -> Place | None:
+        """Where the index says that an object stands, if that pack is present."""
+        place = self.index.place(id)
+        return place if place is not None and place.pack in self.present else None
+
+    def known(self, id: bytes) -> bool:
+        """True when the footer of a pack that is present lists the id: a commit may rely on it."""
+        place = self.place(id)
+        if place is None:
+            return False
+        try:
+            return id in self.pack(place.pack).by_id
+        except (DamagedData, FileNotFoundError):
+            return False
+
+    def copies(self, id: bytes) -> Iterator[tuple[Pack, FooterRow]]:
+        """Every copy that a readable footer lists, the index's first. Reads all footers: for errors and gc."""
+        first = self.place(id)
+        order = sorted(self.present, key=lambda name: first is None or name != first.pack)
+        for name in order:
+            try:
+                pack = self.pack(name)
+                row = pack.by_id.get(id)
+            except (DamagedData, FileNotFoundError):
+                continue
+            if row is not None:
+                yield pack, row
+
+    def read(self, kind: Kind, id: bytes) -> Any:
+        """An object's raw bytes, verified; DamagedData or MissingObject when no intact copy is left."""
+        place = self.place(id)
+        damage: DamagedData | None = None
+        if place is not None:
+            try:
+                return self.pack(place.pack).raw(place.offset, place.stored_length, id)
+            except DamagedData as error:
+                damage = error
+                self.forget(id)
+            except FileNotFoundError:
+                pass
+        for pack, row in self.copies(id):
+            try:
+                return pack.raw(row.offset, row.header.stored_length, id)
+            except DamagedData as error:
+                damage = damage or error
+        if damage is not None:
+            raise damage
+        raise MissingObject(
+            f"{kind.name.lower()} {id.hex()[:12]} is in no pack of {self.path}. `ciuic fsck` lists what is lost."
+        )
+
+    def locate(self, id: bytes) -> tuple[Pack, int, int]:
+        """(pack, offset, stored length) of an object; the pack stays readable as long as it is held."""
+        place = self.place(id)
+        if place is not None:
+            try:
+                return self.pack(place.pack), place.offset, place.stored_length
+            except FileNotFoundError:
+                pass
+        for pack, row in self.copies(id):
+            return pack, row.offset, row.header.stored_length
+        raise MissingObject(f"{id.hex()[:12]} is in no pack of {self.path}. `ciuic fsck` lists what is lost.")
+
+    def forget(self, id: bytes) -> None:
+        """A damaged record loses its row, so that the next commit stores it again. Best effort."""
+        with contextlib.suppress(CiuicError, OSError, lmdb.Error):
+            self.index.update(self.generation, dropped=[id])
+
+    # Writing
+
+    def new_packs(self) -> PackSession:
+        return PackSession(self.fs, self.path, self.repository_id, self.config.pack_limit)
+
+    def index_commit(self, packs: dict[str, list[FooterRow]], marks: dict[str, LogMark]) -> None:
+        """Enter published packs and log marks. Best effort: the next view reconciles."""
+        self.present |= set(packs)
+        try:
+            self.index.update(
+                self.generation, {name: index_rows(rows) for name, rows in packs.items()}, marks
+            )
+        except (CiuicError, OSError, lmdb.Error):
+            self._use_footers()
+
+
+def index_rows(rows: Iterable[FooterRow]) -> list[tuple[bytes, int, int]]:
+    return [(row.header.id, row.offset, row.header.stored_length) for row in rows]

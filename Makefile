@@ -1,0 +1,65 @@
+# Everything a person does every day is one short command. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+
+# The first Python on the path that is new enough; `make PYTHON=/path/to/python test` overrides it.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# As an absolute path in the environment, so that pip's build isolation sees it too.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# How many test processes; `make test WORKERS=8` on a larger machine.
+WORKERS ?= 2
+
+.PHONY: help demo test lint bench docs clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.runtime ## Train, kill with SIGKILL, resume bit for bit, look back, roll back (about a minute)
+	@$(BIN)/python -m ciuic demo $(ARGS)
+
+test: lint $(VENV)/.test ## ruff, mypy, then every test
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.test ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.runtime ## Measure, and write the tables into docs/benchmarks.md
+	$(BIN)/python benchmarks/log.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/memory.py --write docs/benchmarks.md
+
+docs: $(VENV)/.docs ## Build the site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp a set of dependencies: made anew when what is to be installed changed, and only after pip succeeded.
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "ciuic needs Python 3.10 or newer on the path; found none." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "Could not make $(VENV): on Debian and Ubuntu, install python3-venv first." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing ciuic and what it needs into $(VENV) (torch is large: a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	@echo "Installing the test and lint tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	@echo "Installing the documentation tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@

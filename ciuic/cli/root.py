@@ -12,27 +12,27 @@ from ciuic.cli import failures
 from ciuic.cli.session import Session
 
 COMMANDS = {
-    "init": "setup",
-    "log": "history",
-    "show": "history",
-    "ls": "contents",
-    "diff": "comparison",
-    "checkout": "refs",
-    "branch": "refs",
-    "tag": "refs",
-    "reset": "refs",
-    "reflog": "history",
-    "cat": "contents",
-    "export": "files",
-    "import": "files",
-    "prune": "upkeep",
-    "gc": "upkeep",
-    "fsck": "upkeep",
-    "stats": "upkeep",
-    "demo": "setup",
-    "completion": "setup",
+    "init": ("setup", "Make an empty repository"),
+    "log": ("history", "List snapshots as a graph"),
+    "show": ("history", "Print one snapshot"),
+    "ls": ("contents", "List what a snapshot holds"),
+    "diff": ("comparison", "Compare two snapshots in numbers"),
+    "checkout": ("refs", "Choose where the next run resumes"),
+    "branch": ("refs", "List, make or delete branches"),
+    "tag": ("refs", "List, make or delete tags"),
+    "reset": ("refs", "Move a branch to another snapshot"),
+    "reflog": ("history", "List where a ref has pointed"),
+    "cat": ("contents", "Print a tensor or a value"),
+    "export": ("files", "Write safetensors or torch files"),
+    "import": ("files", "Make a snapshot of such a file"),
+    "prune": ("upkeep", "Give up a snapshot's state, or a part of it"),
+    "gc": ("upkeep", "Free what nothing needs any more"),
+    "fsck": ("upkeep", "Check the repository"),
+    "stats": ("upkeep", "Show what is stored and what was saved"),
+    "demo": ("setup", "Watch a training die and resume"),
+    "completion": ("setup", "Print the shell's completion script"),
 }
-"""Command → module of this package, imported when the command is called: `log` pays for `log` alone."""
+"""Command → summary, and module of this package: imported when the command is called, not before."""
 
 COMPLETION_VARIABLE = "_CIUIC_COMPLETE"
 
@@ -44,12 +44,16 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"ciuic.cli.{module}"), f"{cmd_name}_command")
+        module = importlib.import_module(f"ciuic.cli.{COMMANDS[cmd_name][0]}")
+        command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -124,7 +128,7 @@ def run(arguments: list[str]) -> int:
     working_directory = os.getcwd() if "-C" in arguments else None
     session: Session | None = None
     try:
-        with root.make_context("ciuic", arguments) as ctx:
+        with root.make_context("ciuic", arguments or ["--help"]) as ctx:
             try:
                 root.invoke(ctx)
                 code = 0

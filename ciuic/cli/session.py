@@ -123,11 +123,5 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.params.append(
-            click.Option(
-                ["--json"],
-                is_flag=True,
-                expose_value=False,
-                callback=_ask_for_json,
-                help="As `ciuic --json`.",
-            )
+            click.Option(["--json"], is_flag=True, expose_value=False, hidden=True, callback=_ask_for_json)
         )

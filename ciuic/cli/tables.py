@@ -9,8 +9,6 @@ from rich.text import Text
 
 from ciuic.cli.session import Session
 
-INDENT = 2
-
 
 def print_table(
     session: Session,
@@ -19,6 +17,7 @@ def print_table(
     *,
     right: Collection[str] = (),
     fold: str | None = None,
+    indent: int = 2,
 ) -> None:
     """Print rows below their headings; the columns in ``right`` to the right. ``fold`` may wrap."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -33,6 +32,6 @@ def print_table(
         table.add_row(*(Text(cell) for cell in row))
     console = session.console()
     with console.capture() as capture:
-        console.print(table, width=max(20, console.width - INDENT))
+        console.print(table, width=max(20, console.width - indent))
     for line in capture.get().splitlines():
-        session.line(" " * INDENT + line)
+        session.line(" " * indent + line)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
+from ciuic.cli import humane
 from ciuic.cli.completion import REVISION
 from ciuic.cli.durations import DURATION
+from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
 from ciuic.cli.words import snapshot_text
+
+if TYPE_CHECKING:
+    from ciuic.store.gc import GcReport
 
 
 @click.command("prune", cls=Command)
@@ -44,7 +52,33 @@ def prune_command(session: Session, revision: str, component: str | None) -> Non
 def gc_command(session: Session, dry_run: bool, expire: timedelta | None, trust_clock: bool) -> None:
     """Free what no branch, tag, HEAD or reflog entry needs, and what was pruned. Says why the rest stays."""
     report = session.repo().gc(dry_run=dry_run, expire=expire, trust_clock=trust_clock)
-    print(report)
+    if session.as_json:
+        session.emit(asdict(report))
+        return
+    for line in _gc_lines(session, report):
+        session.line(line)
+
+
+def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
+    would = "Would free" if report.dry_run else "Freed"
+    packs = [(report.freed_packs, "removed"), (report.repacked_packs, "rewritten without their dead part")]
+    details = ", ".join(f"{humane.count(number, 'pack')} {what}" for number, what in packs if number)
+    yield session.paint(f"{would} {humane.size(max(report.freed_bytes, 0))}", "bold") + (
+        f": {details}" if details else ""
+    )
+    yield f"Kept {humane.size(report.kept_bytes)} for {humane.count(report.snapshots, 'snapshot')}"
+    if report.snapshots:
+        yield f"  {report.held_by_refs} behind branches, tags and HEAD"
+    if report.held_by_reflog:
+        yield f"  {report.held_by_reflog} in reflogs alone, {humane.size(report.reflog_bytes)}; --expire AGE lets go of it sooner"
+    if report.pruned:
+        yield f"  {report.pruned} of them pruned, whole or in part"
+    forgot = "Would forget" if report.dry_run else "Forgot"
+    for log, records in sorted(report.expired_records.items()):
+        name = log.removeprefix("refs/heads/").removeprefix("refs/tags/")
+        yield f"{forgot} {humane.count(records, 'reflog entry', 'reflog entries')} of {printable(name)}"
+    for pack in report.quarantined:
+        yield session.paint(f"Quarantined the damaged pack {pack}", "red")
 
 
 @click.command("fsck", cls=Command)

@@ -37,7 +37,7 @@ class Tensor:
 
     ``dtype`` is torch's name without the prefix ("bfloat16"); ``shape`` is a tuple of ints (``()`` for a scalar).
     ``tie`` is the path, inside the component, of the first tensor that shares this one's memory.
-    ``array`` says what it was: "torch" or "numpy". ``quantizer`` holds the scheme of a quantised tensor.
+    ``array`` says what it was: "torch", "numpy" (an array) or "numpy.generic" (a scalar). ``quantizer`` holds the scheme of a quantised tensor.
     """
 
     dtype: str
@@ -79,6 +79,20 @@ class Container:
 
 
 StateNode = Union[Tensor, Value, Container]
+
+
+def expand(node: StateNode) -> StateNode:
+    """A Value that is a dict, list or tuple as a Container of Values; anything else as it is."""
+    if not isinstance(node, Value):
+        return node
+    value = node.value
+    if isinstance(value, dict):
+        kind = type(value).__name__ if type(value).__name__ in CONTAINER_KINDS else "dict"
+        return Container(kind, tuple((key, Value(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return Container(kind, tuple((index, Value(item)) for index, item in enumerate(value)))
+    return node
 
 
 def walk(node: StateNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Tensor | Value]]:

@@ -6,7 +6,8 @@ Encoding (a CBOR map):
 An entry is a map with one of
     "value": a plain value;  "blob": {"length", "chunks"}, a plain value whose encoding is chunked;
     "tree": the id of a child;
-    "tensor": {"dtype", "shape", "chunk", "chunks"} and optionally "tie" (path), "array" ("numpy"), "quantizer".
+    "tensor": {"dtype", "shape", "chunk", "chunks"} and optionally "tie" (path), "array", "quantizer".
+Kind "leaf" is a root whose component is a single leaf.
 "chunks" is the chunk ids joined; "chunk" is the chunk size in bytes (the last one may be shorter).
 """
 
@@ -23,6 +24,9 @@ from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import CONTAINER_KINDS, Key, Plain
 
 MAX_DIMENSIONS = 64
+ARRAYS = ("torch", "numpy", "numpy.generic")
+LEAF = "leaf"  # the kind of a root that stands for one leaf: its only entry
+TREE_KINDS = (*CONTAINER_KINDS, LEAF)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ def decode_tree(data: bytes) -> Tree:
 
 def _tree(value: dict[str, Any]) -> Tree:
     kind = value["kind"]
-    _require(kind in CONTAINER_KINDS, "unknown kind")
+    _require(kind in TREE_KINDS, "unknown kind")
+    _require(kind != LEAF or len(value["entries"]) == 1, "a leaf holds one entry")
     _require(set(value) == {"kind", "entries"} | ({"modules"} if kind == "module" else set()), "unknown fields")
     entries = tuple((_key(key), _read_entry(entry)) for key, entry in value["entries"])
     modules = tuple((name, _id(child)) for name, child in value.get("modules", ()))
@@ -172,7 +177,7 @@ def _tensor(value: dict[str, Any]) -> TensorEntry:
     _require(all(type(size) is int and 0 <= size < 1 << 63 for size in shape), "bad shape")
     tie = value.get("tie")
     array = value.get("array", "torch")
-    _require(array in ("torch", "numpy"), "unknown array type")
+    _require(array in ARRAYS, "unknown array type")
     return TensorEntry(
         dtype,
         shape,

@@ -35,6 +35,7 @@ class FooterIndex:
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),
+        next_generation: int | None = None,
     ) -> None:
         for id in dropped:
             self._places.pop(id, None)

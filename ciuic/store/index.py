@@ -191,8 +191,12 @@ class Index:
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),
+        next_generation: int | None = None,
     ) -> None:
-        """Add each pack's (id, offset, stored length) rows and the logs' marks; drop what is named."""
+        """Add each pack's (id, offset, stored length) rows and the logs' marks; drop what is named.
+
+        ``next_generation``: a sweep is under way, and the index is good for the generation that it begins.
+        """
         rows: dict[bytes, bytes] = {}
         for name, records in (packs or {}).items():
             pack = bytes.fromhex(name)
@@ -211,7 +215,7 @@ class Index:
                     transaction.delete(PACK + bytes.fromhex(name))
                 for key in sorted(rows):
                     transaction.put(key, _checked(key, rows[key]))
-            self.write_stamp(generation)
+            self.write_stamp(generation if next_generation is None else next_generation)
 
     def write_stamp(self, generation: int) -> None:
         """Vouch for the file as it stands. Only after LMDB's own sync, and under the lock."""

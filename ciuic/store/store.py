@@ -129,7 +129,11 @@ class Store:
             hold(self.fs, self.join("gate"), exclusive=True, timeout_s=timeout_s),
             hold(self.fs, self.join("lock"), exclusive=True, timeout_s=timeout_s),
         ):
-            yield
+            self._holding.depth = 1
+            try:
+                yield
+            finally:
+                self._holding.depth = 0
 
     def read_generation(self) -> int:
         """How many sweeps there have been; -1 when the file says nothing sound."""

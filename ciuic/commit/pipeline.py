@@ -1,0 +1,83 @@
+"""The commit, in the order that makes a crash at any point harmless (docs/durability.md cites the numbers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+
+from ciuic.commit.trees import TreeWriter
+from ciuic.objects.ids import Kind, object_id
+from ciuic.objects.snapshot import Snapshot, encode_snapshot
+from ciuic.objects.state_tree import Plain, StateNode
+from ciuic.store.index import LogMark
+from ciuic.store.reflog import LogRecord, encode_record
+from ciuic.store.store import Store
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a snapshot says besides its components."""
+
+    step: int | None = None
+    epoch: int | None = None
+    message: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    config: dict[str, Plain] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    contains: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+MoveRef = Callable[[Snapshot], Mapping[str, LogRecord]]
+"""Moves the branch to the snapshot, durably; returns the record of each log that it changed."""
+
+
+def commit_snapshot(
+    store: Store, components: Mapping[str, StateNode], details: Details, move_ref: MoveRef
+) -> Snapshot:
+    """Write a snapshot and move a ref to it. On return it is durable; on any error the ref is where it was.
+
+    0. the shared lock, before anything is looked up;
+    1. append what is missing to packs in ``tmp/``: chunks, trees, snapshot;
+    2. footer, sync, rename into ``packs/``, sync the folder;
+    3. the ref log: compare, append, sync. This is the commit point;
+    4. index rows, best effort;
+    5. return.
+    """
+    with store.shared():
+        session = store.new_packs()
+        try:
+            trees = TreeWriter(store, session)
+            roots = trees.write(components)
+            snapshot = Snapshot(
+                id="",
+                step=details.step,
+                epoch=details.epoch,
+                timestamp=datetime.now(timezone.utc),
+                message=details.message,
+                metrics=details.metrics,
+                config=details.config,
+                parents=details.parents,
+                tree={name: root.hex() for name, root in roots.items()},
+                contains=details.contains,
+                raw_bytes=trees.raw_bytes,
+                added_bytes=session.stored_bytes,
+                versions=details.versions,
+            )
+            raw = encode_snapshot(snapshot)
+            snapshot_id = object_id(Kind.SNAPSHOT, raw)
+            snapshot = replace(snapshot, id=snapshot_id.hex())
+            session.add(Kind.SNAPSHOT, snapshot_id, raw, codec=0, raw_length=len(raw))
+            packs = session.publish()
+        except BaseException:
+            session.abandon()
+            raise
+        records = move_ref(snapshot)
+        store.index_commit(packs, {log: log_mark(log, record) for log, record in records.items()})
+    return snapshot
+
+
+def log_mark(log: str, record: LogRecord) -> LogMark:
+    """The trip-wire of a log's newest record."""
+    return LogMark(record.sequence, bytes.fromhex(encode_record(log, record)[:32].decode()))

@@ -1,0 +1,1 @@
+"""Questions about what happened: revisions, the graph, statistics, numeric diff."""

@@ -1,0 +1,94 @@
+"""What the repository holds and what storing it once, and coding it, has saved."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ciuic.codec import Codec
+from ciuic.errors import DamagedData
+from ciuic.history.graph import ancestors
+from ciuic.objects.ids import Kind
+from ciuic.store.refs import HEADS, TAGS, WHOLE
+from ciuic.store.store import Store
+
+
+@dataclass(frozen=True)
+class Stats:
+    """All sizes in bytes.
+
+    ``raw_bytes``: what the snapshots reachable from refs would take as whole files, ``raw_by_component`` the same by
+    component. ``unique_bytes``: raw bytes of the distinct records; ``stored_bytes``: the same as stored;
+    ``by_codec``: codec name → (raw, stored). ``pack_bytes``: the files, with headers, footers and what gc has not
+    collected yet. ``identical_bytes`` and ``coded_bytes`` are what dedup and coding have saved.
+    """
+
+    snapshots: int
+    pruned: int
+    branches: int
+    tags: int
+    packs: int
+    chunks: int
+    raw_bytes: int
+    unique_bytes: int
+    stored_bytes: int
+    pack_bytes: int
+    raw_by_component: dict[str, int]
+    by_codec: dict[str, tuple[int, int]]
+
+    @property
+    def identical_bytes(self) -> int:
+        return max(0, self.raw_bytes - self.unique_bytes)
+
+    @property
+    def coded_bytes(self) -> int:
+        return self.unique_bytes - self.stored_bytes
+
+
+def statistics(store: Store) -> Stats:
+    """Read footers and snapshots, nothing larger."""
+    with store.shared():
+        branches, tags = store.refs.listing(HEADS), store.refs.listing(TAGS)
+        head = store.refs.head().snapshot
+        prunes = store.refs.prunes()
+        raw: dict[str, int] = {}
+        count = pruned = 0
+        for snapshot in ancestors(store, {*branches.values(), *tags.values(), *([head] if head else [])}):
+            count += 1
+            gone = prunes.get(snapshot.id, frozenset())
+            pruned += bool(gone)
+            for name, size in snapshot.raw_bytes.items():
+                if WHOLE not in gone and name not in gone:
+                    raw[name] = raw.get(name, 0) + size
+        seen: set[bytes] = set()
+        by_codec: dict[str, tuple[int, int]] = {}
+        chunks = pack_bytes = 0
+        for name in store.present:
+            pack_bytes += os.stat(store.join("packs", f"{name}.pack")).st_size
+            try:
+                rows = store.pack(name).rows
+            except DamagedData:
+                continue
+            for row in rows:
+                header = row.header
+                if header.kind is not Kind.CHUNK or header.id in seen:
+                    continue
+                seen.add(header.id)
+                chunks += 1
+                codec = Codec(header.codec).name.lower()
+                raw_sum, stored_sum = by_codec.get(codec, (0, 0))
+                by_codec[codec] = (raw_sum + header.raw_length, stored_sum + header.stored_length)
+        return Stats(
+            snapshots=count,
+            pruned=pruned,
+            branches=len(branches),
+            tags=len(tags),
+            packs=len(store.present),
+            chunks=chunks,
+            raw_bytes=sum(raw.values()),
+            unique_bytes=sum(pair[0] for pair in by_codec.values()),
+            stored_bytes=sum(pair[1] for pair in by_codec.values()),
+            pack_bytes=pack_bytes,
+            raw_by_component=raw,
+            by_codec=by_codec,
+        )

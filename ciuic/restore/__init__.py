@@ -1,0 +1,1 @@
+"""From a stored snapshot back to a state tree, lazily and verified. Knows no torch."""

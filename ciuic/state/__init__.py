@@ -1,0 +1,1 @@
+"""Live objects ↔ state tree. The room that knows torch; it knows no storage."""

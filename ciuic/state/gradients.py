@@ -1,0 +1,60 @@
+"""Gradients that belong to the state: those that changed since the last optimizer step (gradient accumulation)."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from ciuic.objects.state_tree import Container, Key, StateNode
+from ciuic.state.leaves import Capture, to_tree
+
+_after_step: weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, tuple[Any, int]]] = weakref.WeakKeyDictionary()
+_watching = False
+
+
+def watch() -> None:
+    """From now on remember, after every step of every optimizer, which gradients it left. Once a process."""
+    global _watching
+    if not _watching:
+        torch.optim.optimizer.register_optimizer_step_post_hook(_remember)
+        _watching = True
+
+
+def _remember(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    _after_step[optimizer] = {
+        id(parameter): (weakref.ref(parameter.grad), parameter.grad._version)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    }
+
+
+def optimizers_in(value: Any) -> list[torch.optim.Optimizer]:
+    """The torch optimizers in one, or a (nested) list or dict of them."""
+    if isinstance(value, torch.optim.Optimizer):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [optimizer for child in children for optimizer in optimizers_in(child)]
+
+
+def pending_gradients(optimizers: Any, names: dict[int, str]) -> Container | None:
+    """The gradients that changed since their optimizer's last step, by parameter name; None without any.
+
+    Without a record of that step (nobody watched yet) a gradient counts as changed: too much is better than too little.
+    """
+    items: list[tuple[Key, StateNode]] = []
+    capture = Capture()
+    for optimizer in optimizers_in(optimizers):
+        left = _after_step.get(optimizer, {})
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                name = names.get(id(parameter))
+                if gradient is None or name is None:
+                    continue
+                reference, version = left.get(id(parameter), (None, -1))
+                if reference is None or reference() is not gradient or gradient._version != version:
+                    items.append((name, to_tree(gradient, ("gradients", name), capture)))
+    return Container("module", tuple(items)) if items else None

@@ -1,0 +1,162 @@
+"""Any live value → state tree, and a state tree → new Python objects."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy
+import torch
+
+from ciuic.errors import UnsupportedState
+from ciuic.objects.plain import mapping_kind, to_encodable
+from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, path_text
+from ciuic.state.optimizers import named_optimizer_state
+from ciuic.state.tensors import LiveTensor, tensor_leaf, to_torch
+
+MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter, "module": dict}
+
+
+@dataclass
+class Capture:
+    """What is shared while one component is read: parameter names, and who was the first to hold a piece of memory."""
+
+    parameter_names: Mapping[int, str] = field(default_factory=dict)
+    holders: dict[tuple[Any, ...], tuple[Key, ...]] = field(default_factory=dict)
+
+    def tied(self, leaf: Tensor, path: tuple[Key, ...]) -> Tensor:
+        """The leaf, with ``tie`` set when an earlier one of this component is the same memory."""
+        source = leaf.source
+        if not isinstance(source, LiveTensor) or not source.nbytes:
+            return leaf
+        tensor = source.tensor
+        memory = (tensor.device, tensor.data_ptr(), tensor.stride(), leaf.shape, leaf.dtype)
+        first = self.holders.setdefault(memory, path[1:])
+        return leaf if first == path[1:] else replace(leaf, tie=first)
+
+
+def unwrap(model: Any) -> Any:
+    """The module inside torch.compile's and the data-parallel wrappers, so that names do not depend on them."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
+            inner = model.module
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
+
+
+def has_state(value: Any) -> bool:
+    """Whether ``value`` saves and loads itself."""
+    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def is_state_dict(value: Any) -> bool:
+    """A module's state_dict rather than the module: a flat dict of named tensors."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(item, torch.Tensor) for name, item in value.items())
+    )
+
+
+def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
+    """The state tree of ``value``; nothing is copied. UnsupportedState names the path of what cannot be stored."""
+    if isinstance(value, torch.Tensor):
+        return capture.tied(tensor_leaf(value, path_text(path)), path)
+    if isinstance(value, (numpy.ndarray, numpy.generic)) and not isinstance(value, (str, bytes)):
+        return _numpy_leaf(value, path, capture)
+    if isinstance(value, torch.nn.Module):
+        return _module(unwrap(value), path, capture)
+    if isinstance(value, torch.optim.Optimizer):
+        return to_tree_of_named_state(value, path, capture)
+    if has_state(value):
+        return to_tree(value.state_dict(), path, capture)
+    if is_state_dict(value) and path[0] == "model":
+        items = tuple((name, to_tree(item, (*path, name), capture)) for name, item in value.items())
+        return Container("module", items)
+    if isinstance(value, dict):
+        for key in value:
+            if isinstance(key, bool) or not isinstance(key, (str, int)):
+                raise UnsupportedState(
+                    f"{path_text(path)}: dict key {key!r} is a {type(key).__name__}. Keys must be strings or integers."
+                )
+        items = tuple((key, to_tree(item, (*path, key), capture)) for key, item in value.items())
+        return _container(mapping_kind(value), items, value)
+    if isinstance(value, (list, tuple)):
+        items = tuple((index, to_tree(item, (*path, index), capture)) for index, item in enumerate(value))
+        return _container("list" if isinstance(value, list) else "tuple", items, value)
+    to_encodable(value, path_text(path))
+    return Value(value)
+
+
+def _container(kind: str, items: tuple[tuple[Key, StateNode], ...], value: Any) -> StateNode:
+    """Containers without a tensor in them are one Value."""
+    if all(isinstance(node, Value) for _, node in items):
+        nodes = [node.value for _, node in items if isinstance(node, Value)]
+        if kind in MAPPINGS:
+            return Value(MAPPINGS[kind](dict(zip(value, nodes, strict=True))))
+        return Value(nodes if kind == "list" else tuple(nodes))
+    return Container(kind, items)
+
+
+def _module(module: torch.nn.Module, path: tuple[Key, ...], capture: Capture) -> Container:
+    state = module.state_dict()
+    items = tuple((name, to_tree(item, (*path, name), capture)) for name, item in state.items())
+    # Own entries first, then those of each child: the order in which the store gives them back.
+    return Container("module", items)
+
+
+def to_tree_of_named_state(optimizer: torch.optim.Optimizer, path: tuple[Key, ...], capture: Capture) -> Container:
+    """An optimizer's tree: {"class", "state": {parameter name: {slot: …}}, "param_groups", "other"}."""
+    named = named_optimizer_state(optimizer, capture.parameter_names)
+    state = tuple((name, to_tree(slots, (*path, "state", name), capture)) for name, slots in named.state.items())
+    items: list[tuple[Key, StateNode]] = [
+        ("class", Value(type(optimizer).__name__)),
+        ("state", Container("module", state)),
+        ("param_groups", to_tree(named.groups, (*path, "param_groups"), capture)),
+    ]
+    if named.other:
+        items.append(("other", to_tree(named.other, (*path, "other"), capture)))
+    return Container("dict", tuple(items))
+
+
+def _numpy_leaf(value: Any, path: tuple[Key, ...], capture: Capture) -> Tensor:
+    array = numpy.asarray(value)
+    kind = "numpy" if isinstance(value, numpy.ndarray) else "numpy.generic"
+    if array.dtype.byteorder not in "=|" or any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+        array = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    try:
+        tensor = torch.from_numpy(array)
+    except TypeError:
+        raise UnsupportedState(
+            f"{path_text(path)}: cannot store a numpy array of dtype {array.dtype}. Use numbers or booleans."
+        ) from None
+    return capture.tied(tensor_leaf(tensor, path_text(path), array=kind), path)
+
+
+def to_live(node: StateNode, made: dict[tuple[Key, ...], Any] | None = None, path: tuple[Key, ...] = ()) -> Any:
+    """New Python objects and CPU tensors with the tree's content; tied tensors come back as one object.
+
+    ``made`` collects the tensors by path, for ties.
+    """
+    made = {} if made is None else made
+    if isinstance(node, Value):
+        return node.value
+    if isinstance(node, Tensor):
+        if node.tie is not None and node.tie in made:
+            return made[node.tie]
+        tensor = to_torch(node)
+        made[path] = tensor
+        if node.array == "torch":
+            return tensor
+        array = tensor.numpy()
+        made[path] = array if node.array == "numpy" else array[()]
+        return made[path]
+    items = [(key, to_live(child, made, (*path, key))) for key, child in node.items]
+    if node.kind in MAPPINGS:
+        return MAPPINGS[node.kind](dict(items))  # a Counter would count pairs
+    values = [item for _, item in items]
+    return values if node.kind == "list" else tuple(values)

@@ -1,0 +1,170 @@
+"""Torch tensors ↔ tensor leaves, bit for bit, for every dtype, layout in memory and device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ciuic.errors import UnsupportedState
+from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS, element_width
+from ciuic.objects.state_tree import Tensor, TensorSource
+
+PIECE_BYTES = 16 << 20
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a stored name ("bfloat16"); UnsupportedState when this torch has no such dtype."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UnsupportedState(f"This torch ({torch.__version__}) has no dtype {name}. Use a newer torch.")
+    return dtype
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class LiveTensor:
+    """A TensorSource over a live strided tensor: nothing is copied until it is read."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.width = element_width(dtype_name(tensor.dtype))
+        # torch cannot copy int1 … uint7; as bytes it can.
+        self.tensor = tensor.view(torch.uint8) if self.width == 1 and not tensor.is_quantized else tensor
+        self.nbytes = tensor.numel() * self.width
+
+    def read(self, start: int, stop: int) -> Any:
+        piece = row_major(self.tensor, start // self.width, stop // self.width)
+        return byte_view(piece.contiguous().cpu())
+
+
+def row_major(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Elements ``[start, stop)`` in row-major order as a 1-D tensor, copying no more than a few times that."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)[start:stop]
+    row = tensor[0].numel()
+    first, last = start // row, -(-stop // row)
+    if last - first == 1:
+        return row_major(tensor[first], start - first * row, stop - first * row)
+    if row <= stop - start:
+        return tensor[first:last].reshape(-1)[start - first * row : stop - first * row]
+    # Rows longer than what is asked for: the end of one and the start of the next.
+    return torch.cat(
+        [
+            row_major(tensor[first], start - first * row, row),
+            row_major(tensor[first + 1], 0, stop - (first + 1) * row),
+        ]
+    )
+
+
+def byte_view(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor, one byte an item; writable where the tensor is."""
+    if tensor.numel() == 0:
+        return memoryview(bytearray())
+    return memoryview(tensor.detach().view(-1).view(torch.uint8).numpy()).cast("B")
+
+
+def check_supported(tensor: torch.Tensor, path: str) -> None:
+    """UnsupportedState for a tensor whose bytes are not simply there."""
+    kind = type(tensor)
+    reason = ""
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        reason = "is not initialised yet. Run a batch through the model first."
+    elif kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        reason = f"is a {kind.__name__}, a tensor subclass with storage of its own. Pass its local or dense tensor."
+    elif tensor.device.type == "meta":
+        reason = "is on the meta device and has no data. Materialise the model first."
+    elif tensor.layout is not torch.strided:
+        reason = f"has the layout {tensor.layout}. Pass its indices and values, or make it dense."
+    elif dtype_name(tensor.dtype) not in DTYPE_WIDTHS:
+        reason = f"has the dtype {tensor.dtype}, which this ciuic does not know. Upgrade ciuic, or cast it."
+    if reason:
+        raise UnsupportedState(f"{path} {reason}")
+
+
+def tensor_leaf(tensor: torch.Tensor, path: str, *, array: str = "torch") -> Tensor:
+    """The leaf of a live tensor; UnsupportedState when it cannot be stored."""
+    check_supported(tensor, path)
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    shape, name = tuple(tensor.shape), dtype_name(tensor.dtype)
+    if tensor.is_quantized:
+        return _quantized_leaf(tensor, name, shape, path)
+    return Tensor(name, shape, LiveTensor(tensor), array=array)
+
+
+def _quantized_leaf(tensor: torch.Tensor, name: str, shape: tuple[int, ...], path: str) -> Tensor:
+    scheme = str(tensor.qscheme()).removeprefix("torch.")
+    if name in PACKED_ELEMENTS:
+        raise UnsupportedState(f"{path} has the packed dtype {name}. Pass its integer representation and its scales.")
+    if scheme in ("per_tensor_affine", "per_tensor_symmetric"):
+        quantizer: dict[str, Any] = {"scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
+    elif scheme in ("per_channel_affine", "per_channel_symmetric"):
+        quantizer = {
+            "scale": tensor.q_per_channel_scales().tolist(),
+            "zero_point": tensor.q_per_channel_zero_points().tolist(),
+            "axis": tensor.q_per_channel_axis(),
+        }
+    else:
+        raise UnsupportedState(f"{path} is quantised by {scheme}. Pass its integer representation and its scales.")
+    integers = LiveTensor(tensor.int_repr())
+    return Tensor(name, shape, integers, quantizer={"scheme": scheme, **quantizer})
+
+
+def copy_bytes(source: TensorSource, target: memoryview, start: int = 0) -> None:
+    """Fill ``target`` with the source's bytes from ``start`` on."""
+    read_into = getattr(source, "read_into", None)
+    if read_into is not None:
+        read_into(target, start)
+        return
+    for offset in range(0, len(target), PIECE_BYTES):
+        stop = min(offset + PIECE_BYTES, len(target))
+        target[offset:stop] = memoryview(source.read(start + offset, start + stop)).cast("B")
+
+
+def to_torch(node: Tensor) -> torch.Tensor:
+    """A new contiguous CPU tensor with the leaf's dtype, shape and bits."""
+    if node.quantizer is not None:
+        return _to_quantized(node)
+    tensor = torch.empty(node.shape, dtype=torch_dtype(node.dtype))
+    copy_bytes(node.source, byte_view(tensor))
+    return tensor
+
+
+def _to_quantized(node: Tensor) -> torch.Tensor:
+    integer_dtype = {"qint8": torch.int8, "quint8": torch.uint8, "qint32": torch.int32}[node.dtype]
+    integers = torch.empty(node.shape, dtype=integer_dtype)
+    copy_bytes(node.source, byte_view(integers))
+    quantizer = node.quantizer
+    if "axis" not in quantizer:
+        return torch._make_per_tensor_quantized_tensor(integers, quantizer["scale"], quantizer["zero_point"])
+    scales = torch.tensor(quantizer["scale"], dtype=torch.float64)
+    zero_points = torch.tensor(quantizer["zero_point"], dtype=torch.int64)
+    return torch._make_per_channel_quantized_tensor(integers, scales, zero_points, quantizer["axis"])
+
+
+def fill(live: torch.Tensor, node: Tensor) -> None:
+    """Put the leaf's bits into a live tensor of the same dtype and shape, where it is."""
+    live = live.detach()
+    if live.numel() == 0:
+        return
+    if live.is_quantized:
+        live.copy_(to_torch(node))
+        return
+    if not live.is_contiguous():
+        bytewise = live.element_size() == 1  # torch cannot copy int1 … uint7; as bytes it can
+        new = to_torch(node)
+        (live.view(torch.uint8) if bytewise else live).copy_(new.view(torch.uint8) if bytewise else new)
+        return
+    if live.device.type == "cpu":
+        copy_bytes(node.source, byte_view(live))
+        torch.autograd.graph.increment_version(live)
+        return
+    flat, width = live.view(-1), element_width(node.dtype)
+    step = PIECE_BYTES // width
+    for start in range(0, flat.numel(), step):
+        piece = torch.empty(min(step, flat.numel() - start), dtype=live.dtype)
+        copy_bytes(node.source, byte_view(piece), start * width)
+        flat[start : start + piece.numel()].copy_(piece)
+
+

@@ -1,0 +1,67 @@
+"""Which log records gc may forget. Policy, not safety: judged against the newest time in the same log, never now."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from ciuic.errors import ClockDisagrees, DamagedRef
+from ciuic.store.config import Config
+from ciuic.store.reflog import NOTHING, LogRecord, encode_record
+from ciuic.store.store import Store
+
+DAY_NS = 86_400 * 10**9
+
+
+def read_logs(store: Store) -> dict[str, list[LogRecord]]:
+    """Every ref log, whole. DamagedRef when one is damaged, or shorter than the index remembers it."""
+    logs = {}
+    for name in store.refs.names():
+        records = store.refs.log(name).read()
+        mark = store.index.log_mark(name)
+        if mark is not None:
+            last = records[-1] if records else None
+            if last is None or last.sequence < mark.sequence:
+                raise DamagedRef(
+                    f"{name}: the log ends before record {mark.sequence}, which was there. Nothing was changed. "
+                    "Restore the file from a copy, or delete the index folder to accept it as it is."
+                )
+            same = [record for record in records if record.sequence == mark.sequence]
+            if same and bytes.fromhex(encode_record(name, same[0])[:32].decode()) != mark.checksum:
+                raise DamagedRef(
+                    f"{name}: record {mark.sequence} is not the one that was there. Nothing was changed. "
+                    "Restore the file from a copy, or delete the index folder to accept it as it is."
+                )
+        logs[name] = records
+    return logs
+
+
+def check_clock(logs: dict[str, list[LogRecord]], config: Config) -> None:
+    """ClockDisagrees when the newest record and the clock are further apart than the expiry."""
+    newest = max((record.time_ns for records in logs.values() for record in records), default=None)
+    if newest is None:
+        return
+    days = abs(time.time_ns() - newest) / DAY_NS
+    if days > config.expire_days:
+        raise ClockDisagrees(
+            f"The newest log record is {days:.0f} days away from the clock, more than the {config.expire_days} days "
+            "after which records expire. If the clock is right, run `ciuic gc --trust-clock`."
+        )
+
+
+def remaining(records: list[LogRecord], config: Config, expire: timedelta | None) -> list[LogRecord]:
+    """What is left of a log. An explicit ``expire`` sets the age and protects the newest record only; with it, a
+    deleted ref's log goes whole."""
+    if not records:
+        return records
+    newest = max(record.time_ns for record in records)
+    if expire is None:
+        age_ns, protected = config.expire_days * DAY_NS, config.keep_records
+    else:
+        if records[-1].new == NOTHING:
+            return []
+        age_ns, protected = int(expire.total_seconds() * 1e9), 1
+    for index, record in enumerate(records):
+        if newest - record.time_ns < age_ns or index >= len(records) - protected:
+            return records[index:]
+    return []

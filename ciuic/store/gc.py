@@ -1,0 +1,257 @@
+"""Garbage collection: mark under the shared lock, sweep in a short exclusive window. No clock takes part in safety."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import lmdb
+
+from ciuic.errors import CiuicError, DamagedData, LockTimeout
+from ciuic.store.expiry import check_clock, read_logs, remaining
+from ciuic.store.marking import Marks
+from ciuic.store.pack import Pack
+from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
+from ciuic.store.store import Store, index_rows
+
+EXCLUSIVE_TIMEOUT_S = 30.0
+REPACK_BELOW = 0.5
+SMALL_PACK = 8 << 20
+MANY_SMALL_PACKS = 32
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class GcReport:
+    """What gc freed (or would free), in bytes of pack files, and why the rest stays.
+
+    ``held_by_reflog`` and ``reflog_bytes``: snapshots, and stored bytes, that only log records keep.
+    ``expired_records``: log → records forgotten. ``quarantined``: packs in which a damaged record was met.
+    """
+
+    dry_run: bool
+    freed_bytes: int
+    freed_packs: int
+    repacked_packs: int
+    kept_bytes: int
+    snapshots: int
+    held_by_refs: int
+    held_by_reflog: int
+    reflog_bytes: int
+    pruned: int
+    expired_records: dict[str, int] = field(default_factory=dict)
+    quarantined: tuple[str, ...] = ()
+
+
+Logs = dict[str, list[LogRecord]]
+
+
+class _Restart(Exception):
+    """Another sweep came in between: what was marked is void."""
+
+
+def collect(
+    store: Store, *, dry_run: bool = False, expire: timedelta | None = None, trust_clock: bool = False
+) -> GcReport:
+    """Free what no ref, HEAD or unexpired log record needs. Durable on return; killed anywhere, nothing live is lost.
+
+    1. shared lock: read the logs, mark, copy the live records of half-empty packs into new ones;
+    2. gate and exclusive lock: compare the generation, read the logs again, mark what is new;
+    3. rewrite expired logs; 4. bump the generation; 5. drop index rows; 6. rename dead packs to ``trash/``, sync;
+    7. release, unlink.
+
+    Raises MissingObject, DamagedData or DamagedRef, with nothing deleted, when anything live cannot be read;
+    ClockDisagrees; LockTimeout when commits and readers do not make room in time.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            return _Collector(store, dry_run, expire, trust_clock).run()
+        except _Restart:
+            continue
+    raise LockTimeout("Other gc runs kept coming in between. Nothing was lost; try again later.")
+
+
+class _Collector:
+    def __init__(self, store: Store, dry_run: bool, expire: timedelta | None, trust_clock: bool) -> None:
+        self.store = store
+        self.dry_run = dry_run
+        self.expire = expire
+        self.trust_clock = trust_clock
+        self.copied: dict[bytes, str] = {}
+        self.fresh_packs: set[str] = set()
+        self.bad_records: set[tuple[str, bytes]] = set()
+
+    def run(self) -> GcReport:
+        store = self.store
+        with store.shared():
+            generation = store.generation
+            logs = read_logs(store)
+            if not self.trust_clock:
+                check_clock(logs, store.config)
+            marks = self._mark(logs)
+            if self.dry_run:
+                return self._report(marks, logs, self._dead(marks))
+            repacked = self._repack(marks)
+        with store.exclusive(EXCLUSIVE_TIMEOUT_S):
+            store.refresh()
+            if store.generation != generation:
+                raise _Restart
+            logs = read_logs(store)
+            marks.prunes = store.refs.prunes()
+            marks.walk(self._values(logs))
+            dead = self._dead(marks)
+            report = self._report(marks, logs, dead, repacked)
+            self._expire(logs)
+            self._sweep(generation, dead)
+        self._empty_trash()
+        return report
+
+    @property
+    def _bad_packs(self) -> set[str]:
+        return {name for name, _ in self.bad_records}
+
+    # Marking
+
+    def _kept(self, logs: Logs) -> Logs:
+        return {name: remaining(records, self.store.config, self.expire) for name, records in logs.items()}
+
+    def _values(self, logs: Logs) -> list[str]:
+        """Every snapshot that an unexpired record names."""
+        values = {record.new for records in self._kept(logs).values() for record in records}
+        return [value for value in values if value != NOTHING and not value.startswith(SYMBOLIC)]
+
+    def _mark(self, logs: Logs) -> Marks:
+        marks = Marks(self.store, self.store.refs.prunes())
+        tips = {records[-1].new for records in logs.values() if records}
+        marks.walk(tip for tip in tips if tip != NOTHING and not tip.startswith(SYMBOLIC))
+        self.held_by_refs, self.refs_bytes = marks.snapshots, marks.live_bytes
+        marks.walk(self._values(logs))
+        return marks
+
+    def _dead(self, marks: Marks) -> set[str]:
+        """Packs of which every live record, judged by the pack's own footer, has a verified copy elsewhere."""
+        dead = set()
+        for name in self.store.present - self.fresh_packs:
+            try:
+                pack = self.store.pack(name)
+                live = marks.live_rows(pack)
+            except DamagedData:
+                continue  # salvage is a person's decision
+            if all(row.header.id in self.copied or (name, row.header.id) in self.bad_records for row in live):
+                dead.add(name)
+        return dead
+
+    # Repacking
+
+    def _repack(self, marks: Marks) -> int:
+        """Copy what is live in sparse and in many small packs, verified, into new packs, durable on return."""
+        candidates = self._candidates(marks)
+        if not candidates:
+            return 0
+        session = self.store.new_packs()
+        ids: set[bytes] = set()
+        try:
+            for pack in candidates:
+                for row in marks.live_rows(pack):
+                    try:
+                        pack.raw(row.offset, row.header.stored_length, row.header.id)
+                        header, stored = pack.stored(row.offset, row.header.stored_length)
+                    except DamagedData:
+                        self.bad_records.add((pack.name, row.header.id))
+                        continue
+                    session.copy(header, stored)
+                    ids.add(row.header.id)
+            published = session.publish()
+        except BaseException:
+            session.abandon()
+            raise
+        self.fresh_packs = set(published)
+        self.copied = {row.header.id: name for name, rows in published.items() for row in rows}
+        self.store.index_commit(published, {})
+        return len(candidates)
+
+    def _candidates(self, marks: Marks) -> list[Pack]:
+        sparse, small = [], []
+        for name in sorted(self.store.present):
+            try:
+                pack = self.store.pack(name)
+                live = sum(row.header.stored_length for row in marks.live_rows(pack))
+                total = sum(row.header.stored_length for row in pack.rows)
+            except DamagedData:
+                continue
+            if live and live < REPACK_BELOW * total:
+                sparse.append(pack)
+            elif live and pack.length < SMALL_PACK:
+                small.append(pack)
+        return sparse + (small if len(small) >= MANY_SMALL_PACKS else [])
+
+    # Sweeping, under the exclusive lock
+
+    def _expire(self, logs: Logs) -> None:
+        for name, left in self._kept(logs).items():
+            if len(left) < len(logs[name]):
+                log = self.store.refs.log(name)
+                log.rewrite(left) if left else log.remove()
+
+    def _sweep(self, generation: int, dead: set[str]) -> None:
+        store = self.store
+        temporary = store.join("tmp", "generation")
+        store.fs.write_file(store.join("generation"), f"{generation + 1}\n".encode(), temporary)
+        dropped = [row[0] for name in dead for row in index_rows(store.pack(name).rows) if self._indexed_in(row[0], name)]
+        with contextlib.suppress(CiuicError, OSError, lmdb.Error):
+            store.index.update(generation, dropped=dropped, dropped_packs=dead, next_generation=generation + 1)
+        for name in sorted(dead):
+            folder = "quarantine" if name in self._bad_packs else "trash"
+            store.fs.rename(store.join("packs", f"{name}.pack"), store.join(folder, f"{name}.pack"))
+        for folder in ("packs", "trash", "quarantine"):
+            store.fs.sync_folder(store.join(folder))
+        for name in store.fs.list_folder(store.join("tmp")):  # no commit is under way: it is all left-overs
+            store.fs.remove_if_there(store.join("tmp", name))
+
+    def _indexed_in(self, id: bytes, pack: str) -> bool:
+        place = self.store.index.place(id)
+        return place is not None and place.pack == pack
+
+    def _empty_trash(self) -> None:
+        trash = self.store.join("trash")
+        for name in self.store.fs.list_folder(trash):
+            with contextlib.suppress(CiuicError, FileNotFoundError):
+                self.store.fs.unlink(os.path.join(trash, name))
+
+    # Reporting
+
+    def _report(self, marks: Marks, logs: Logs, dead: set[str], repacked: int = 0) -> GcReport:
+        store = self.store
+        kept = self._kept(logs)
+        sizes = {name: os.stat(store.join("packs", f"{name}.pack")).st_size for name in store.present}
+        added = sum(sizes[name] for name in self.fresh_packs)
+        freed = sum(sizes[name] for name in dead) - added
+        if self.dry_run:
+            freed += self._repack_forecast(marks, dead)
+        return GcReport(
+            dry_run=self.dry_run,
+            freed_bytes=freed,
+            freed_packs=len(dead) - repacked,
+            repacked_packs=repacked,
+            kept_bytes=sum(sizes.values()) - added - freed,
+            snapshots=marks.snapshots,
+            held_by_refs=self.held_by_refs,
+            held_by_reflog=marks.snapshots - self.held_by_refs,
+            reflog_bytes=marks.live_bytes - self.refs_bytes,
+            pruned=marks.pruned,
+            expired_records={
+                name: len(records) - len(kept[name]) for name, records in logs.items() if len(kept[name]) < len(records)
+            },
+            quarantined=tuple(sorted(self._bad_packs & dead)),
+        )
+
+    def _repack_forecast(self, marks: Marks, dead: set[str]) -> int:
+        """Bytes that copying the live part of sparse packs would give back."""
+        return sum(
+            sum(row.header.stored_length for row in pack.rows)
+            - sum(row.header.stored_length for row in marks.live_rows(pack))
+            for pack in self._candidates(marks)
+            if pack.name not in dead
+        )

@@ -1,0 +1,26 @@
+"""Snapshots and trees, read, verified and decoded."""
+
+from __future__ import annotations
+
+from ciuic.errors import DamagedData
+from ciuic.objects.encoding import EncodingError
+from ciuic.objects.ids import Kind
+from ciuic.objects.snapshot import Snapshot, decode_snapshot
+from ciuic.objects.tree import Tree, decode_tree
+from ciuic.store.store import Store
+
+
+def read_snapshot(store: Store, id: bytes) -> Snapshot:
+    """The snapshot object; MissingObject, or DamagedData for bytes that no writer of ours made."""
+    try:
+        return decode_snapshot(bytes(store.read(Kind.SNAPSHOT, id)), id)
+    except EncodingError as error:
+        raise DamagedData(f"snapshot {id.hex()[:12]}: {error}. Run `ciuic fsck`.") from error
+
+
+def read_tree(store: Store, id: bytes) -> Tree:
+    """The tree object; MissingObject, or DamagedData for bytes that no writer of ours made."""
+    try:
+        return decode_tree(bytes(store.read(Kind.TREE, id)))
+    except EncodingError as error:
+        raise DamagedData(f"tree {id.hex()[:12]}: {error}. Run `ciuic fsck`.") from error

@@ -150,23 +150,30 @@ class _Sum:
             if dtype in _INTEGERS:
                 ints_a, ints_b = raw_a.view(_INTEGERS[dtype]), raw_b.view(_INTEGERS[dtype])
                 delta = _integer_distance(ints_a, ints_b)
-                self._accumulate(ints_a.astype(np.float64), ints_b.astype(np.float64), delta, delta)
+                self._accumulate(ints_a.astype(np.float64), ints_b.astype(np.float64), delta)
+                self._widen(_largest(delta))
                 return
-            a, b = _to_float64(raw_a, dtype), _to_float64(raw_b, dtype)
-            finite = (np.isfinite(a) & np.isfinite(b)).all(axis=1)
-            self.nonfinite += int(np.count_nonzero(differs & ~finite))
-            if not finite.all():
-                a, b = a[finite], b[finite]
-            delta = b - a
-            modulus = np.abs(delta[:, 0]) if delta.shape[1] == 1 else np.hypot(delta[:, 0], delta[:, 1])
-            self._accumulate(a.ravel(), b.ravel(), delta.ravel(), modulus)
+            self._add_numbers(_to_float64(raw_a, dtype), _to_float64(raw_b, dtype), differs)
 
-    def _accumulate(self, a: Array, b: Array, delta: Array, modulus: Array) -> None:
+    def _add_numbers(self, a: Array, b: Array, differs: Array) -> None:
+        reals = 1 if a.size == differs.size else 2
+        delta = b - a
+        if not np.isfinite(delta).all():
+            finite = (np.isfinite(a) & np.isfinite(b)).reshape(-1, reals).all(axis=1)
+            self.nonfinite += int(np.count_nonzero(differs & ~finite))
+            kept = np.repeat(finite, reals)
+            a, b, delta = a[kept], b[kept], delta[kept]
+        self._accumulate(a, b, delta)
+        self._widen(_largest(delta if reals == 1 else np.hypot(delta[0::2], delta[1::2])))
+
+    def _accumulate(self, a: Array, b: Array, delta: Array) -> None:
         self.l2 = math.hypot(self.l2, _norm(delta))
         self.norm_a = math.hypot(self.norm_a, _norm(a))
         self.norm_b = math.hypot(self.norm_b, _norm(b))
         self.dot += float(np.dot(a, b))
-        self.max_abs = max(self.max_abs, float(modulus.max(initial=0.0)))
+
+    def _widen(self, largest: float) -> None:
+        self.max_abs = max(self.max_abs, largest)
 
     def statistics(self) -> Statistics:
         return Statistics(self.l2, self.norm_a, self.norm_b, self.dot, self.max_abs, self.nonfinite)
@@ -180,13 +187,18 @@ def _integer_distance(a: Array, b: Array) -> Array:
 
 def _norm(values: Array) -> float:
     """Euclidean norm; values whose squares leave the range of float64 are scaled first."""
-    largest = float(np.abs(values).max(initial=0.0))
+    square = float(np.dot(values, values))
+    if 1e-200 < square < 1e200:
+        return math.sqrt(square)
+    largest = _largest(values)
     if largest == 0.0 or not math.isfinite(largest):
         return largest
-    if 1e-100 < largest < 1e100:
-        return math.sqrt(float(np.dot(values, values)))
     scaled = values / largest
     return largest * math.sqrt(float(np.dot(scaled, scaled)))
+
+
+def _largest(values: Array) -> float:
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
 
 
 def _is_numeric(dtype: str, width: int) -> bool:
@@ -196,16 +208,16 @@ def _is_numeric(dtype: str, width: int) -> bool:
 
 
 def _to_float64(raw: Array, dtype: str) -> Array:
-    """Shape (elements, 1), or (elements, 2) for complex numbers."""
+    """A number an element; two, real and imaginary part, for complex ones."""
     if dtype in _FLOATS:
-        return raw.view(_FLOATS[dtype]).astype(np.float64).reshape(-1, 1)
+        return raw.view(_FLOATS[dtype]).astype(np.float64)
     if dtype in _COMPLEX:
-        return raw.view(_COMPLEX[dtype]).astype(np.float64).reshape(-1, 2)
+        return raw.view(_COMPLEX[dtype]).astype(np.float64)
     if dtype == "bfloat16":  # the upper half of a float32
-        return (raw.view("u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64).reshape(-1, 1)
+        return (raw.view("u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     table = _byte_values(dtype)
     assert table is not None
-    return np.asarray(table[raw]).reshape(-1, 1)
+    return np.asarray(table[raw])
 
 
 _BYTE_VALUES: dict[str, Array | None] = {}

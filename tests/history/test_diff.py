@@ -1,7 +1,7 @@
 """The numeric diff: every dtype, every kind of leaf, judged by bits and in bounded memory."""
 
 import math
-from dataclasses import dataclass, field
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ciuic.errors import UnknownPath
 from ciuic.history import tensor_statistics
 from ciuic.history.diff import TypeChange, ValueChange, diff_states
+from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Container, Tensor, Value
 
 NUMERIC_DTYPES = [
@@ -25,12 +26,12 @@ NUMERIC_DTYPES = [
 ]
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What the diff needs of a snapshot."""
-
-    config: dict = field(default_factory=dict)
-    metrics: dict = field(default_factory=dict)
+def recorded(config=None, metrics=None):
+    """A snapshot with this config and these metrics."""
+    return Snapshot(
+        id="0" * 64, step=1, epoch=None, timestamp=datetime(2025, 4, 5, tzinfo=timezone.utc), message="",
+        metrics=metrics or {}, config=config or {}, parents=(), tree={}, contains=(), raw_bytes={}, added_bytes=0,
+    )  # fmt: skip
 
 
 class MemorySource:
@@ -65,7 +66,7 @@ def module(**tensors):
 
 
 def diff(a, b, **options):
-    return diff_states(Recorded(), Recorded(), a, b, **options)
+    return diff_states(recorded(), recorded(), a, b, **options)
 
 
 def change(a, b):
@@ -342,8 +343,8 @@ def test_optimizer_state_is_summed_by_the_modules_of_its_parameters_and_by_slot(
 
 
 def test_config_and_metrics_are_compared_key_by_key():
-    a = Recorded({"lr": 0.1, "data": {"name": "stdlib", "files": 3}}, {"loss": 2.5, "old": 1.0})
-    b = Recorded({"lr": 0.2, "data": {"name": "stdlib"}}, {"loss": 2.0, "new": math.nan})
+    a = recorded({"lr": 0.1, "data": {"name": "stdlib", "files": 3}}, {"loss": 2.5, "old": 1.0})
+    b = recorded({"lr": 0.2, "data": {"name": "stdlib"}}, {"loss": 2.0, "new": math.nan})
     found = diff_states(a, b, {}, {})
     assert found.config == (ValueChange("lr", 0.1, 0.2), ValueChange("data/files", 3, None, "removed"))
     assert found.metrics[:2] == (ValueChange("loss", 2.5, 2.0), ValueChange("old", 1.0, None, "removed"))

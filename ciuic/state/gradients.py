@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ciuic.objects.state_tree import Container, Key, StateNode
 from ciuic.state.leaves import Capture, to_tree
@@ -18,7 +19,7 @@ def watch() -> None:
     """From now on remember, after every step of every optimizer, which gradients it left. Once a process."""
     global _watching
     if not _watching:
-        torch.optim.optimizer.register_optimizer_step_post_hook(_remember)
+        register_optimizer_step_post_hook(_remember)
         _watching = True
 
 

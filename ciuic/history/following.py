@@ -1,0 +1,109 @@
+"""Which branch a process writes to. A trainer follows the branch it opened; nothing it commits is orphaned in silence."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+
+from ciuic.errors import RefConflict
+from ciuic.objects.snapshot import Snapshot
+from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
+from ciuic.store.refs import HEAD, HEADS
+from ciuic.store.store import Store
+
+logger = logging.getLogger("ciuic")
+
+
+@dataclass(frozen=True)
+class Position:
+    """``branch`` is None when the next commit goes on on a new branch; ``origin`` is the branch it is named after.
+
+    ``parent``: the next commit's parent, hex. ``head``: HEAD's value when it was read, None for an untouched one.
+    """
+
+    branch: str | None
+    origin: str
+    parent: str | None
+    head: str | None
+
+
+class Following:
+    """The branch that one repository object follows, and how it moves."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.position = self.from_head()
+
+    def from_head(self) -> Position:
+        """HEAD as it is now."""
+        head = self.store.refs.head()
+        raw = self.store.refs.value(HEAD)
+        return Position(head.branch, head.branch or "detached", head.snapshot, raw)
+
+    def restored(self, snapshot: Snapshot, branch: str | None) -> None:
+        """Go on from a restored snapshot: on its branch when it is the tip, on a new one otherwise."""
+        here = self.from_head()
+        candidate = branch or here.branch
+        tip = self.store.refs.value(HEADS + candidate) if candidate else None
+        self.position = Position(
+            candidate if tip == snapshot.id else None, candidate or self.position.origin, snapshot.id, here.head
+        )
+
+    def head_moved(self, origin: str | None = None) -> None:
+        """HEAD was moved by this object: follow it."""
+        before = self.position
+        here = self.from_head()
+        named = origin or (before.branch or before.origin)
+        self.position = Position(here.branch, here.branch or named, here.parent, here.head)
+
+    def advance(self, snapshot: Snapshot, action: str) -> dict[str, LogRecord]:
+        """Move the branch to a new snapshot, durably; the records written, by log."""
+        here = self.position
+        if here.branch is not None:
+            full = HEADS + here.branch
+            try:
+                record = self.store.refs.set(full, snapshot.id, action, expected=here.parent or NOTHING)
+            except RefConflict:
+                return self._leave(snapshot, action, raced=True)
+            self.position = Position(here.branch, here.branch, snapshot.id, here.head)
+            return {full: record}
+        return self._leave(snapshot, action, raced=False)
+
+    def _leave(self, snapshot: Snapshot, action: str, *, raced: bool) -> dict[str, LogRecord]:
+        """Go on on a new branch, named after the point that was left, and say so."""
+        here = self.position
+        name, record = self._new_branch(snapshot, action)
+        records = {HEADS + name: record}
+        reason = f"another process has moved {here.origin}" if raced else "the snapshot restored is not the end of a branch"
+        logger.warning("%s: this run goes on on the new branch %s", reason[0].upper() + reason[1:], name)
+        head = here.head
+        # A lost race leaves HEAD with the winner; and whoever moved HEAD since decides where the next run resumes.
+        if not raced:
+            try:
+                moved = self.store.refs.set(
+                    HEAD, f"{SYMBOLIC}{HEADS}{name}", f"commit: attached to {name}", expected=here.head or NOTHING
+                )
+                records[HEAD], head = moved, moved.new
+            except RefConflict:
+                logger.warning("HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name)
+        self.position = Position(name, name, snapshot.id, head)
+        return records
+
+    def _new_branch(self, snapshot: Snapshot, action: str) -> tuple[str, LogRecord]:
+        base = re.sub(r"-step-\d+(-\d+)?$", "", self.position.origin)
+        if self.position.parent is not None:
+            parent = self._parent_step()
+            base += f"-step-{parent}" if parent is not None else f"-{self.position.parent[:8]}"
+        number = 1
+        while True:
+            name = base if number == 1 and base != self.position.origin else f"{base}-{number + 1}"
+            try:
+                return name, self.store.refs.set(HEADS + name, snapshot.id, action, expected=NOTHING)
+            except RefConflict:
+                number += 1
+
+    def _parent_step(self) -> int | None:
+        from ciuic.store.object_reader import read_snapshot
+
+        return read_snapshot(self.store, bytes.fromhex(str(self.position.parent))).step

@@ -1,0 +1,498 @@
+"""``Repo``: the git-like verbs over one repository."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ciuic.commit.pipeline import Details, commit_snapshot
+from ciuic.errors import DamageError, NotARepository, Pruned, RepositoryExists, UnknownPath, UnknownRef, UnsupportedState
+from ciuic.history.following import Following
+from ciuic.history.graph import ancestors, first_parents
+from ciuic.history.revisions import Resolved, resolve
+from ciuic.objects.snapshot import Snapshot
+from ciuic.objects.state_tree import Plain, StateNode
+from ciuic.restore.stored_state import read_component
+from ciuic.store.reflog import NOTHING, SYMBOLIC
+from ciuic.store.refs import HEAD, HEADS, TAGS, WHOLE, Head
+from ciuic.store.store import Store
+
+if TYPE_CHECKING:
+    from ciuic.history.diff import Diff
+    from ciuic.history.statistics import Stats
+    from ciuic.state.lazy import LazyState
+    from ciuic.state.matching import KeyFilter
+    from ciuic.store.fsck import FsckReport, Progress
+    from ciuic.store.gc import GcReport
+
+MOST_ANCESTORS_VERIFIED = 20
+
+
+@dataclass(frozen=True)
+class ReflogEntry:
+    """One change of a ref: ``ref@{index}`` names ``new``. Values are hex ids, a branch ("ref:refs/heads/main"), or None."""
+
+    index: int
+    time: datetime
+    old: str | None
+    new: str | None
+    actor: str
+    action: str
+
+
+class Repo:
+    """A repository of snapshots. Opening it reads HEAD once; commits follow the branch found there.
+
+    Every method raises ``ciuic.CiuicError`` or a child of it. Methods may be called from several threads and
+    processes; commits of one object publish in call order.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open an existing repository; NotARepository, UnsupportedFormat otherwise."""
+        self._store = Store(os.fspath(path))
+        self._following = Following(self._store)
+        self.path = self._store.path
+        if "torch" in sys.modules:
+            from ciuic.state.gradients import watch
+
+            watch()
+
+    def __repr__(self) -> str:
+        return f"Repo({self.path!r})"
+
+    @staticmethod
+    def init(path: str | os.PathLike[str], *, chunk_size: int | None = None) -> Repo:
+        """Make a repository in a new or empty folder (durable on return) and open it; RepositoryExists if it is one.
+
+        ``chunk_size``: bytes, 1 MiB by default.
+        """
+        Store.create(os.fspath(path), chunk_size=chunk_size)
+        return Repo(path)
+
+    @staticmethod
+    def open(path: str | os.PathLike[str], create: bool = False) -> Repo:
+        """Open a repository, making it first when ``create`` is true and there is none."""
+        try:
+            return Repo(path)
+        except NotARepository:
+            if not create:
+                raise
+        with contextlib.suppress(RepositoryExists):  # another process was faster
+            Store.create(os.fspath(path))
+        return Repo(path)
+
+    # Saving
+
+    def commit(
+        self,
+        model: Any = None,
+        optimizer: Any = None,
+        *,
+        step: int | None = None,
+        epoch: int | None = None,
+        message: str = "",
+        scheduler: Any = None,
+        scaler: Any = None,
+        extra: dict[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        config: Mapping[str, Plain] | None = None,
+        rng: bool = True,
+    ) -> Snapshot:
+        """Save a snapshot; on return it is durable and the branch points to it. On any error the branch is as it was.
+
+        ``model``, ``optimizer``, ``scheduler`` and ``scaler`` are each one object with ``state_dict`` and
+        ``load_state_dict``, or a list or dict of them. ``extra`` names further objects and plain values. ``metrics``
+        are numbers (0-d tensors too). The random states of torch, accelerators, numpy and Python go in unless ``rng``
+        is false; gradients only while they are being accumulated. A process that lost a race for the branch, or
+        restored an older snapshot, goes on on a new branch and logs a warning that names it.
+        Raises UnsupportedState, naming the path of what cannot be stored; StorageFull, ReadOnlyStorage, StorageError.
+        """
+        from ciuic.state.capture import capture_state
+        from ciuic.state.gradients import watch
+
+        watch()
+        captured = capture_state(
+            model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng
+        )
+        parent = self._following.position.parent
+        details = Details(
+            step=None if step is None else operator.index(step),
+            epoch=None if epoch is None else operator.index(epoch),
+            message=message,
+            metrics={str(name): _number(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
+            config=dict(config or {}),
+            parents=(parent,) if parent is not None else (),
+            contains=captured.contains,
+            versions=_versions(),
+        )
+        action = f"commit: {message}" if message else "commit" if step is None else f"commit: step {step}"
+        return commit_snapshot(
+            self._store, captured.components, details, lambda snapshot: self._following.advance(snapshot, action)
+        )
+
+    # Going back
+
+    def checkout(
+        self,
+        revision: str | Snapshot,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        extra: dict[str, Any] | None = None,
+        strict: bool = True,
+        keys: KeyFilter = None,
+        rng: bool | None = None,
+    ) -> Snapshot:
+        """Restore in place as ``restore`` does, then move HEAD: a branch's name attaches it, anything else detaches it.
+
+        The generators come back with an optimizer, or when ``rng`` is true.
+        """
+        objects = _objects(model, optimizer, scheduler, scaler, extra)
+        with self._store.shared():
+            resolved = self._resolve(revision)
+            if any(value is not None for value in objects.values()):
+                wanted = rng if rng is not None else (None if optimizer is not None else False)
+                self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=wanted)
+            self._move_head(resolved, str(revision) if isinstance(revision, str) else resolved.snapshot.id[:12])
+        return resolved.snapshot
+
+    def restore(
+        self,
+        revision: str | Snapshot,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        extra: dict[str, Any] | None = None,
+        strict: bool = True,
+        keys: KeyFilter = None,
+        rng: bool | None = None,
+    ) -> Snapshot:
+        """Bring live objects to a snapshot's state, in place; HEAD stays, and the next commit's parent is the snapshot.
+
+        First every stored byte is checked and everything is matched: StateMismatch, DamagedData, MissingObject and
+        Pruned change nothing. A later failure is RestoreInterrupted. Optimizer state is matched by parameter name,
+        keeps its stored dtype, and follows its parameter's device, also when the model moves afterwards.
+        ``strict=False`` restores what fits and logs the rest; ``keys`` is a glob, several, or a function over paths
+        such as "model/layers.0.weight". Random generators come back unless ``rng`` is false.
+        """
+        objects = _objects(model, optimizer, scheduler, scaler, extra)
+        with self._store.shared():
+            resolved = self._resolve(revision)
+            self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=rng)
+            self._following.restored(resolved.snapshot, resolved.branch)
+        return resolved.snapshot
+
+    def _restore(
+        self, snapshot: Snapshot, objects: dict[str, Any], *, strict: bool, keys: KeyFilter, rng: bool | None
+    ) -> None:
+        from ciuic.state.restoring import restore_state
+
+        trees = self._components(snapshot)
+
+        def component(name: str) -> StateNode | None:
+            if name == "rng" and rng is None and name in self.prune_state(snapshot.id):
+                return None
+            return trees[name]() if name in trees else None
+
+        try:
+            restore_state(component, objects, strict=strict, keys=keys, rng=rng)
+        except DamageError as error:
+            intact = self._newest_intact(snapshot)
+            hint = f"The newest intact snapshot before it is {intact.id[:12]} ({intact!r})" if intact else ""
+            raise type(error)(f"{error} {hint}".strip()) from error
+
+    def _newest_intact(self, damaged: Snapshot) -> Snapshot | None:
+        """The nearest ancestor of which every byte can be read, among the nearest few."""
+        from ciuic.objects.state_tree import Tensor, walk
+
+        with contextlib.suppress(DamageError):
+            for number, snapshot in enumerate(first_parents(self._store, damaged.id)):
+                if number > MOST_ANCESTORS_VERIFIED:
+                    break
+                if number == 0 or self.prune_state(snapshot.id):
+                    continue
+                with contextlib.suppress(DamageError):
+                    for tree in self._components(snapshot).values():
+                        for _, leaf in walk(tree()):
+                            if isinstance(leaf, Tensor):
+                                leaf.source.verify()  # type: ignore[attr-defined]  # stored sources have it
+                    return snapshot
+        return None
+
+    def load(self, revision: str | Snapshot) -> LazyState:
+        """A snapshot's state as nested mappings, read lazily: ``load(r)["model"]["layers.0.weight"]`` reads that tensor.
+
+        Tensors are new, on the CPU, verified. The mapping stays readable while gc runs.
+        """
+        from ciuic.state.lazy import LazyState
+
+        with self._store.shared():
+            snapshot = self._resolve(revision).snapshot
+            trees = self._components(snapshot)
+            gone = self.prune_state(snapshot.id)
+            held = {name: tree if name in gone else _constant(tree()) for name, tree in trees.items()}
+        return LazyState(held)
+
+    def components(self, revision: str | Snapshot) -> dict[str, StateNode]:
+        """The state trees of a snapshot by component, without those that were pruned; Pruned when nothing is left."""
+        with self._store.shared():
+            snapshot = self._resolve(revision).snapshot
+            gone = self.prune_state(snapshot.id)
+            return {name: tree() for name, tree in self._components(snapshot).items() if name not in gone}
+
+    def _components(self, snapshot: Snapshot) -> dict[str, Callable[[], StateNode]]:
+        gone = self.prune_state(snapshot.id)
+        if WHOLE in gone:
+            raise Pruned(
+                f"{snapshot.id[:12]} ({snapshot!r}) was pruned: its state is gone, its place in the log stays. "
+                "`ciuic log` shows others."
+            )
+
+        def reader(name: str, root: str) -> Callable[[], StateNode]:
+            def read() -> StateNode:
+                if name in gone:
+                    raise Pruned(f"The {name} of {snapshot.id[:12]} ({snapshot!r}) was pruned. Other components are there.")
+                return read_component(self._store, name, bytes.fromhex(root))
+
+            return read
+
+        return {name: reader(name, root) for name, root in snapshot.tree.items()}
+
+    # Looking
+
+    def resolve(self, revision: str | Snapshot) -> Snapshot:
+        """The snapshot that a revision names; UnknownRevision or AmbiguousRevision otherwise."""
+        with self._store.shared():
+            return self._resolve(revision).snapshot
+
+    def find(self, revision: str) -> Resolved:
+        """What a revision names: its snapshot, its branch if it is just a branch's name, and the path after its colon."""
+        with self._store.shared():
+            return self._resolve(revision)
+
+    def _resolve(self, revision: str | Snapshot) -> Resolved:
+        if isinstance(revision, Snapshot):
+            return Resolved(resolve(self._store, revision.id).snapshot)
+        return resolve(self._store, revision)
+
+    def log(self, revision: str | None = None, limit: int | None = None) -> Iterator[Snapshot]:
+        """A snapshot and its ancestors, newest first; by default from HEAD, and none in a new repository."""
+        with self._store.shared():
+            if revision is None:
+                tip = self._store.refs.head().snapshot
+                tips = [] if tip is None else [tip]
+            else:
+                tips = [self._resolve(revision).snapshot.id]
+            return iter(_first(ancestors(self._store, tips), limit))
+
+    def log_all(self, limit: int | None = None) -> Iterator[Snapshot]:
+        """Every snapshot that a branch, a tag or HEAD reaches, newest first."""
+        with self._store.shared():
+            head = self._store.refs.head().snapshot
+            tips = [*self.branches().values(), *self.tags().values(), *([head] if head else [])]
+            return iter(_first(ancestors(self._store, tips), limit))
+
+    def diff(
+        self,
+        a: str | Snapshot,
+        b: str | Snapshot,
+        *,
+        path: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Diff:
+        """What changed from ``a`` to ``b``: hyper-parameters, metrics, keys, and each tensor in numbers.
+
+        ``path`` limits it to what lies below, for example "model/layers.0". ``progress`` gets (done, total) bytes.
+        """
+        from ciuic.history.diff import diff_states
+
+        with self._store.shared():
+            first, second = self._resolve(a).snapshot, self._resolve(b).snapshot
+            trees = self.components(first), self.components(second)
+        return diff_states(first, second, *trees, path=path, progress=progress)
+
+    def stats(self) -> Stats:
+        """What the repository holds, and what storing things once and coding them has saved."""
+        from ciuic.history.statistics import statistics
+
+        return statistics(self._store)
+
+    # Refs
+
+    def branches(self) -> dict[str, str]:
+        """Branch → hex id."""
+        return self._store.refs.listing(HEADS)
+
+    def tags(self) -> dict[str, str]:
+        """Tag → hex id."""
+        return self._store.refs.listing(TAGS)
+
+    def head(self) -> Head:
+        """Where the next run resumes."""
+        return self._store.refs.head()
+
+    def branch(self, name: str, at: str | Snapshot = "HEAD") -> None:
+        """Make a branch, durable on return; RefExists, InvalidRefName."""
+        self._create(HEADS, name, at)
+
+    def tag(self, name: str, at: str | Snapshot = "HEAD") -> None:
+        """Make a tag, durable on return; RefExists, InvalidRefName."""
+        self._create(TAGS, name, at)
+
+    def _create(self, prefix: str, name: str, at: str | Snapshot) -> None:
+        with self._store.shared():
+            snapshot = self._resolve(at).snapshot
+            what = "branch" if prefix == HEADS else "tag"
+            source = at if isinstance(at, str) else snapshot.id[:12]
+            self._store.refs.create(prefix, name, snapshot.id, f"{what}: created from {source}")
+
+    def delete_branch(self, name: str) -> None:
+        """Delete a branch; its log keeps what it reached until it expires. UnknownRef."""
+        with self._store.shared():
+            self._store.refs.delete(HEADS, name)
+
+    def delete_tag(self, name: str) -> None:
+        """Delete a tag; its log keeps what it reached until it expires. UnknownRef."""
+        with self._store.shared():
+            self._store.refs.delete(TAGS, name)
+
+    def switch(self, revision: str | Snapshot) -> Snapshot | None:
+        """Move HEAD, where the next run resumes: a branch's name attaches it, anything else detaches it.
+
+        Returns the snapshot there; None for the first branch of an empty repository.
+        """
+        with self._store.shared():
+            if isinstance(revision, str) and revision == self._store.refs.head().branch:
+                return self.resolve(revision) if self._store.refs.value(HEADS + revision) else None
+            resolved = self._resolve(revision)
+            self._move_head(resolved, revision if isinstance(revision, str) else resolved.snapshot.id[:12])
+        return resolved.snapshot
+
+    def _move_head(self, resolved: Resolved, said: str) -> None:
+        origin = self._store.refs.head().branch
+        value = f"{SYMBOLIC}{HEADS}{resolved.branch}" if resolved.branch else resolved.snapshot.id
+        if self._store.refs.value(HEAD) != value:
+            self._store.refs.set(HEAD, value, f"checkout: moving to {said}")
+        self._following.head_moved(origin)
+
+    def reset(
+        self, revision: str | Snapshot, *, branch: str | None = None, dry_run: bool = False
+    ) -> tuple[str | None, str]:
+        """Move a branch (HEAD's by default; a detached HEAD itself); its reflog keeps the old tip. (old, new) hex ids."""
+        with self._store.shared():
+            head = self._store.refs.head()
+            target = self._resolve(revision).snapshot.id
+            name = branch or head.branch
+            if branch is not None and self._store.refs.value(HEADS + branch) is None:
+                raise UnknownRef(f"There is no branch {branch!r}. `ciuic branch` lists them.")
+            full = HEADS + name if name else HEAD
+            old = self._store.refs.value(full)
+            if not dry_run and old != target:
+                said = revision if isinstance(revision, str) else target[:12]
+                self._store.refs.set(full, target, f"reset: moving to {said}", expected=old or NOTHING)
+                if name is None or name == self._following.position.branch:
+                    self._following.head_moved()
+        return old, target
+
+    def reflog(self, ref: str = "HEAD") -> list[ReflogEntry]:
+        """The changes of HEAD, a branch (a deleted one too) or a tag, newest first; UnknownRef."""
+        with self._store.shared():
+            names = (HEAD,) if ref == HEAD else (HEADS + ref, TAGS + ref, ref)
+            for name in names:
+                if name == ref and not ref.startswith(("refs/heads/", "refs/tags/")) and ref != HEAD:
+                    continue
+                records = self._store.refs.log(name).read()
+                if records:
+                    return [
+                        ReflogEntry(index, record.time, _value(record.old), _value(record.new), record.actor, record.action)
+                        for index, record in enumerate(reversed(records))
+                    ]
+        if ref == HEAD:
+            return []
+        raise UnknownRef(f"There is no branch or tag {ref!r}, and there was none. `ciuic branch` lists them.")
+
+    # Upkeep
+
+    def prune(self, revision: str | Snapshot, component: str | None = None) -> None:
+        """Give up a snapshot's state, or one component of it: durable on return, final, and freed by the next gc.
+
+        The snapshot keeps its place in the log, with its step and metrics.
+        """
+        with self._store.shared():
+            snapshot = self._resolve(revision).snapshot
+            if component is not None and component not in snapshot.tree:
+                raise UnknownPath(
+                    f"{snapshot.id[:12]} has no component {component!r}; it has {', '.join(snapshot.tree)}."
+                )
+            gone = self.prune_state(snapshot.id)
+            if WHOLE not in gone and (component or WHOLE) not in gone:
+                self._store.refs.prune(snapshot.id, component)
+
+    def prunes(self) -> dict[str, frozenset[str]]:
+        """Hex id → pruned components, of every snapshot that gave up any; {"*"} for all of it."""
+        return self._store.refs.prunes()
+
+    def prune_state(self, snapshot_id: str) -> frozenset[str]:
+        """The components of a snapshot that were pruned; {"*"} for all of it."""
+        return self._store.refs.prunes().get(snapshot_id, frozenset())
+
+    def gc(self, *, dry_run: bool = False, expire: timedelta | None = None, trust_clock: bool = False) -> GcReport:
+        """Free what no branch, tag, HEAD or unexpired log record needs.
+
+        ``expire`` forgets log records older than that first (zero: all but each log's newest), instead of the
+        configured 90 days with the newest 100 records kept. Killed at any moment, nothing that is needed is lost.
+        """
+        from ciuic.store.gc import collect
+
+        return collect(self._store, dry_run=dry_run, expire=expire, trust_clock=trust_clock)
+
+    def fsck(self, *, read_data: bool = False, progress: Progress | None = None) -> FsckReport:
+        """Check logs, packs, snapshots and trees, with ``read_data`` every stored byte too. Changes nothing."""
+        from ciuic.store.fsck import check
+
+        return check(self._store, read_data=read_data, progress=progress)
+
+
+def _constant(node: StateNode) -> Callable[[], StateNode]:
+    return lambda: node
+
+
+def _value(value: str) -> str | None:
+    return None if value == NOTHING else value
+
+
+def _first(snapshots: Iterator[Snapshot], limit: int | None) -> list[Snapshot]:
+    from itertools import islice
+
+    return list(islice(snapshots, limit))
+
+
+def _objects(model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any) -> dict[str, Any]:
+    return {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "extra": extra}
+
+
+def _number(value: Any, path: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise UnsupportedState(f"{path}: a metric is a number, not {value!r}. Put other values into config or extra.") from None
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import torch
+
+    import ciuic
+
+    return {"ciuic": ciuic.__version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,89 @@
+"""``Repo.load``: a stored state as nested mappings that read a tensor when it is asked for, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Union, overload
+
+from ciuic.objects.state_tree import Container, Key, StateNode, Tensor
+from ciuic.state.leaves import to_live
+
+
+def lazily(node: StateNode, made: dict[tuple[Key, ...], Any], path: tuple[Key, ...] = ()) -> Any:
+    """Values as they are, tensors read now, containers lazily."""
+    if isinstance(node, Container):
+        return LazyList(node, made, path) if node.kind in ("list", "tuple") else LazyDict(node, made, path)
+    if isinstance(node, Tensor):
+        first = node.tie or path
+        if first not in made:
+            made[first] = to_live(node)
+        return made[first]
+    return node.value
+
+
+class LazyDict(Mapping[Key, Any]):
+    """A stored dict or module. ``dict(state["model"])`` is what ``load_state_dict`` takes."""
+
+    def __init__(self, node: Container, made: dict[tuple[Key, ...], Any], path: tuple[Key, ...]) -> None:
+        self._children = dict(node.items)
+        self._made = made
+        self._path = path
+
+    def __getitem__(self, key: Key) -> Any:
+        return lazily(self._children[key], self._made, (*self._path, key))
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._children)
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} entries: {', '.join(str(key) for key in list(self)[:6])}{', …' if len(self) > 6 else ''}>"
+
+
+class LazyList(Sequence[Any]):
+    """A stored list or tuple with tensors in it."""
+
+    def __init__(self, node: Container, made: dict[tuple[Key, ...], Any], path: tuple[Key, ...]) -> None:
+        self._children = [child for _, child in node.items]
+        self._made = made
+        self._path = path
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: Union[int, slice]) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        return lazily(self._children[number], self._made, (*self._path, number))
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+
+class LazyState(Mapping[str, Any]):
+    """The components of a snapshot; one that was pruned raises ``Pruned`` when it is asked for."""
+
+    def __init__(self, components: Mapping[str, Callable[[], StateNode]]) -> None:
+        self._components = components
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            node = self._components[name]()
+            self._made[name] = lazily(node, {})
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._components)
+
+    def __len__(self) -> int:
+        return len(self._components)
+
+    def __repr__(self) -> str:
+        return f"<state with {', '.join(self)}>"
+
+

@@ -6,13 +6,24 @@ import contextlib
 import operator
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ciuic.commit.pipeline import Details, commit_snapshot
-from ciuic.errors import DamageError, NotARepository, Pruned, RepositoryExists, UnknownPath, UnknownRef, UnsupportedState
+from ciuic.errors import (
+    DamageError,
+    NotARepository,
+    Pruned,
+    RefConflict,
+    RefExists,
+    RepositoryExists,
+    UnknownPath,
+    UnknownRef,
+    UnsupportedState,
+)
 from ciuic.history.following import Following
 from ciuic.history.graph import ancestors, first_parents
 from ciuic.history.revisions import Resolved, resolve
@@ -20,7 +31,7 @@ from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Plain, StateNode
 from ciuic.restore.stored_state import read_component
 from ciuic.store.reflog import NOTHING, SYMBOLIC
-from ciuic.store.refs import HEAD, HEADS, TAGS, WHOLE, Head
+from ciuic.store.refs import HEAD, HEADS, TAGS, WHOLE, Head, check_name
 from ciuic.store.store import Store
 
 if TYPE_CHECKING:
@@ -36,7 +47,7 @@ MOST_ANCESTORS_VERIFIED = 20
 
 @dataclass(frozen=True)
 class ReflogEntry:
-    """One change of a ref: ``ref@{index}`` names ``new``. Values are hex ids, a branch ("ref:refs/heads/main"), or None."""
+    """One change of a ref: ``ref@{index}`` names ``new``. Values: hex ids, "ref:refs/heads/…" for HEAD, or None."""
 
     index: int
     time: datetime
@@ -57,6 +68,7 @@ class Repo:
         """Open an existing repository; NotARepository, UnsupportedFormat otherwise."""
         self._store = Store(os.fspath(path))
         self._following = Following(self._store)
+        self._committing = threading.Lock()  # commits of one object publish in call order
         self.path = self._store.path
         if "torch" in sys.modules:
             from ciuic.state.gradients import watch
@@ -120,21 +132,46 @@ class Repo:
         captured = capture_state(
             model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng
         )
-        parent = self._following.position.parent
+        return self.commit_components(
+            captured.components,
+            captured.contains,
+            step=step,
+            epoch=epoch,
+            message=message,
+            metrics=metrics,
+            config=config,
+        )
+
+    def commit_components(
+        self,
+        components: Mapping[str, StateNode],
+        contains: tuple[str, ...],
+        *,
+        step: int | None = None,
+        epoch: int | None = None,
+        message: str = "",
+        metrics: Mapping[str, Any] | None = None,
+        config: Mapping[str, Plain] | None = None,
+    ) -> Snapshot:
+        """``commit`` for state trees that somebody else has made, an import for example."""
         details = Details(
             step=None if step is None else operator.index(step),
             epoch=None if epoch is None else operator.index(epoch),
             message=message,
             metrics={str(name): _number(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
             config=dict(config or {}),
-            parents=(parent,) if parent is not None else (),
-            contains=captured.contains,
+            contains=contains,
             versions=_versions(),
         )
         action = f"commit: {message}" if message else "commit" if step is None else f"commit: step {step}"
-        return commit_snapshot(
-            self._store, captured.components, details, lambda snapshot: self._following.advance(snapshot, action)
-        )
+        with self._committing:
+            parent = self._following.position.parent
+            return commit_snapshot(
+                self._store,
+                components,
+                replace(details, parents=() if parent is None else (parent,)),
+                lambda snapshot: self._following.advance(snapshot, action),
+            )
 
     # Going back
 
@@ -230,7 +267,7 @@ class Repo:
         return None
 
     def load(self, revision: str | Snapshot) -> LazyState:
-        """A snapshot's state as nested mappings, read lazily: ``load(r)["model"]["layers.0.weight"]`` reads that tensor.
+        """A snapshot's state as nested mappings, lazily: ``load(r)["model"]["layers.0.weight"]`` reads that tensor.
 
         Tensors are new, on the CPU, verified. The mapping stays readable while gc runs.
         """
@@ -261,7 +298,9 @@ class Repo:
         def reader(name: str, root: str) -> Callable[[], StateNode]:
             def read() -> StateNode:
                 if name in gone:
-                    raise Pruned(f"The {name} of {snapshot.id[:12]} ({snapshot!r}) was pruned. Other components are there.")
+                    raise Pruned(
+                        f"The {name} of {snapshot.id[:12]} ({snapshot!r}) was pruned. Other components are there."
+                    )
                 return read_component(self._store, name, bytes.fromhex(root))
 
             return read
@@ -276,7 +315,7 @@ class Repo:
             return self._resolve(revision).snapshot
 
     def find(self, revision: str) -> Resolved:
-        """What a revision names: its snapshot, its branch if it is just a branch's name, and the path after its colon."""
+        """What a revision names: its snapshot, its branch if it is a branch's name, and the path after its colon."""
         with self._store.shared():
             return self._resolve(revision)
 
@@ -354,17 +393,29 @@ class Repo:
             snapshot = self._resolve(at).snapshot
             what = "branch" if prefix == HEADS else "tag"
             source = at if isinstance(at, str) else snapshot.id[:12]
-            self._store.refs.create(prefix, name, snapshot.id, f"{what}: created from {source}")
+            try:
+                self._store.move_ref(
+                    prefix + check_name(name), snapshot.id, f"{what}: created from {source}", expected=NOTHING
+                )
+            except RefConflict:
+                raise RefExists(f"The {what} {name!r} exists. Delete it first, or choose another name.") from None
 
     def delete_branch(self, name: str) -> None:
         """Delete a branch; its log keeps what it reached until it expires. UnknownRef."""
-        with self._store.shared():
-            self._store.refs.delete(HEADS, name)
+        self._delete(HEADS, name)
 
     def delete_tag(self, name: str) -> None:
         """Delete a tag; its log keeps what it reached until it expires. UnknownRef."""
+        self._delete(TAGS, name)
+
+    def _delete(self, prefix: str, name: str) -> None:
+        """Append a tombstone."""
         with self._store.shared():
-            self._store.refs.delete(TAGS, name)
+            old = self._store.refs.value(prefix + name)
+            if old is None:
+                what = "branch" if prefix == HEADS else "tag"
+                raise UnknownRef(f"There is no {what} {name!r}. `ciuic {what}` lists them.")
+            self._store.move_ref(prefix + name, NOTHING, f"delete {name}", expected=old)
 
     def switch(self, revision: str | Snapshot) -> Snapshot | None:
         """Move HEAD, where the next run resumes: a branch's name attaches it, anything else detaches it.
@@ -382,13 +433,13 @@ class Repo:
         origin = self._store.refs.head().branch
         value = f"{SYMBOLIC}{HEADS}{resolved.branch}" if resolved.branch else resolved.snapshot.id
         if self._store.refs.value(HEAD) != value:
-            self._store.refs.set(HEAD, value, f"checkout: moving to {said}")
+            self._store.move_ref(HEAD, value, f"checkout: moving to {said}")
         self._following.head_moved(origin)
 
     def reset(
         self, revision: str | Snapshot, *, branch: str | None = None, dry_run: bool = False
     ) -> tuple[str | None, str]:
-        """Move a branch (HEAD's by default; a detached HEAD itself); its reflog keeps the old tip. (old, new) hex ids."""
+        """Move a branch (HEAD's by default; a detached HEAD itself): (old, new) hex ids. Its reflog keeps the old tip."""
         with self._store.shared():
             head = self._store.refs.head()
             target = self._resolve(revision).snapshot.id
@@ -399,7 +450,7 @@ class Repo:
             old = self._store.refs.value(full)
             if not dry_run and old != target:
                 said = revision if isinstance(revision, str) else target[:12]
-                self._store.refs.set(full, target, f"reset: moving to {said}", expected=old or NOTHING)
+                self._store.move_ref(full, target, f"reset: moving to {said}", expected=old or NOTHING)
                 if name is None or name == self._following.position.branch:
                     self._following.head_moved()
         return old, target
@@ -414,7 +465,14 @@ class Repo:
                 records = self._store.refs.log(name).read()
                 if records:
                     return [
-                        ReflogEntry(index, record.time, _value(record.old), _value(record.new), record.actor, record.action)
+                        ReflogEntry(
+                            index,
+                            record.time,
+                            _value(record.old),
+                            _value(record.new),
+                            record.actor,
+                            record.action,
+                        )
                         for index, record in enumerate(reversed(records))
                     ]
         if ref == HEAD:
@@ -485,7 +543,9 @@ def _number(value: Any, path: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
-        raise UnsupportedState(f"{path}: a metric is a number, not {value!r}. Put other values into config or extra.") from None
+        raise UnsupportedState(
+            f"{path}: a metric is a number, not {value!r}. Put other values into config or extra."
+        ) from None
 
 
 def _versions() -> dict[str, str]:

@@ -48,7 +48,9 @@ class ChunkWriter:
         self.store = store
         self.session = session
         self.chunk_size = store.config.chunk_size
-        self.threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
+        self.threads = max(
+            1, min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        )
 
     def write(self, sources: Iterable[tuple[TensorSource, int]]) -> list[tuple[bytes, ...]]:
         """The chunk ids of each (source, element width), in order; the chunks are in the session on return."""
@@ -64,7 +66,12 @@ class ChunkWriter:
             target.append(chunk.id)
             if chunk.stored is not None:
                 self.session.add(
-                    Kind.CHUNK, chunk.id, chunk.stored, codec=chunk.codec, raw_length=chunk.raw_length, width=width
+                    Kind.CHUNK,
+                    chunk.id,
+                    chunk.stored,
+                    codec=chunk.codec,
+                    raw_length=chunk.raw_length,
+                    width=width,
                 )
 
         with ThreadPoolExecutor(self.threads, thread_name_prefix="ciuic-chunk") as pool:

@@ -10,9 +10,8 @@ from ciuic.commit.trees import TreeWriter
 from ciuic.objects.ids import Kind, object_id
 from ciuic.objects.snapshot import Snapshot, encode_snapshot
 from ciuic.objects.state_tree import Plain, StateNode
-from ciuic.store.index import LogMark
-from ciuic.store.reflog import LogRecord, encode_record
-from ciuic.store.store import Store
+from ciuic.store.reflog import LogRecord
+from ciuic.store.store import Store, log_mark
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,7 @@ MoveRef = Callable[[Snapshot], Mapping[str, LogRecord]]
 """Moves the branch to the snapshot, durably; returns the record of each log that it changed."""
 
 
-def commit_snapshot(
-    store: Store, components: Mapping[str, StateNode], details: Details, move_ref: MoveRef
-) -> Snapshot:
+def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: Details, move_ref: MoveRef) -> Snapshot:
     """Write a snapshot and move a ref to it. On return it is durable; on any error the ref is where it was.
 
     0. the shared lock, before anything is looked up;
@@ -76,8 +73,3 @@ def commit_snapshot(
         records = move_ref(snapshot)
         store.index_commit(packs, {log: log_mark(log, record) for log, record in records.items()})
     return snapshot
-
-
-def log_mark(log: str, record: LogRecord) -> LogMark:
-    """The trip-wire of a log's newest record."""
-    return LogMark(record.sequence, bytes.fromhex(encode_record(log, record)[:32].decode()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ciuic.errors import UnknownPath
+from ciuic.errors import Pruned, UnknownPath
 from ciuic.history.leaves import Leaf, Leaves, Path, describe, leaves_of, same_plain
 from ciuic.history.module_changes import ModuleChange, sum_by_module
 from ciuic.history.tensor_change import TensorChange, compare, most_changed_first
@@ -60,6 +60,8 @@ class Diff:
     NaNs or infinities, after them those without statistics. A tensor tied in both appears once, under its
     first name.
     ``unchanged_count``: tensors with the same bits in both.
+    ``pruned``: components that one of the two has given up; they are in no other field.
+    ``generators``: the random generators in another state, "rng/torch"; they are in no other field.
     ``modules``: ``tensors`` summed over each module on each level, in the same order.
     """
 
@@ -73,12 +75,15 @@ class Diff:
     retyped: tuple[TypeChange, ...]
     tensors: tuple[TensorChange, ...]
     unchanged_count: int
+    generators: tuple[str, ...]
+    pruned: tuple[str, ...]
     modules: tuple[ModuleChange, ...]
 
     @property
     def same_state(self) -> bool:
         """True when every key, value and bit of the compared state is the same, config and metrics apart."""
-        return not (self.values or self.added or self.removed or self.retyped or self.tensors)
+        values = self.values or self.added or self.removed or self.retyped
+        return not (values or self.tensors or self.generators)
 
 
 def diff_states(
@@ -90,18 +95,22 @@ def diff_states(
     path: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Diff:
-    """Compare two states, given as component name → tree.
+    """Compare two states, given as component name → tree, without the components that were pruned.
 
-    ``path`` limits the comparison to what lies at or below it ("optimizer", "model/layers.0"). ``progress``
-    is called with the bytes compared so far and in all. Raises UnknownPath when neither state has ``path``,
-    and whatever reading a stored tensor raises.
+    ``path`` limits the comparison to what lies at or below it ("optimizer", "model/layers.0"). ``progress`` is
+    called with the bytes compared so far and in all. Raises UnknownPath when neither state has ``path``, Pruned when
+    it lies in a pruned component, and whatever reading a stored tensor raises.
     """
-    before, after = leaves_of(a), leaves_of(b)
+    pruned = sorted({*a_snapshot.tree} - {*a} | {*b_snapshot.tree} - {*b})
+    if path.split("/")[0] in pruned:
+        raise Pruned(f"{path!r}: this component of one of the snapshots was pruned. Compare others.")
+    before, after = (leaves_of({name: each[name] for name in each if name not in pruned}) for each in (a, b))
     if path:
         before, after = before.below(path.rstrip("/")), after.below(path.rstrip("/"))
         if not before and not after:
             raise UnknownPath(f"neither snapshot has {path!r}: `ciuic ls REV` lists what one holds")
-    pairs = [(key, leaf, after.by_path[key]) for key, leaf in before.by_path.items() if key in after.by_path]
+    both = [(key, leaf, after.by_path[key]) for key, leaf in before.by_path.items() if key in after.by_path]
+    pairs = [pair for pair in both if pair[0][0] != GENERATORS]
     changes, unchanged = _compare_tensors(pairs, progress)
     return Diff(
         a=a_snapshot,
@@ -114,9 +123,14 @@ def diff_states(
         retyped=(*_changed_containers(before, after), *_changed_types(pairs)),
         tensors=tuple(sorted(changes.values(), key=most_changed_first)),
         unchanged_count=len(unchanged),
+        pruned=() if path else tuple(pruned),
+        generators=_changed_generators([pair for pair in both if pair[0][0] == GENERATORS]),
         modules=sum_by_module(changes, unchanged),
     )
 
+
+GENERATORS = "rng"
+"""The component of random generator state."""
 
 _Pairs = list[tuple[Path, Leaf, Leaf]]
 
@@ -143,7 +157,7 @@ def _compare_tensors(
             progress(done, total)
 
     for key, a, b in undecided:
-        change = compare(path_text(key), a, b, opaque=key[0] == "rng", advance=advance)
+        change = compare(path_text(key), a, b, advance=advance)
         if change is None:
             unchanged[key] = a
         else:
@@ -161,6 +175,17 @@ def _comparable_once(pairs: _Pairs) -> Iterator[tuple[Path, Tensor, Tensor]]:
     for key, (a, b) in comparable.items():
         if a.tie is None or a.tie != b.tie or (key[0], *a.tie) not in comparable:
             yield key, a, b
+
+
+def _changed_generators(pairs: _Pairs) -> tuple[str, ...]:
+    """Numbers say nothing about the state of a generator, so each that differs at all is just named."""
+    return tuple(dict.fromkeys(path_text(key[:2]) for key, a, b in pairs if _differ(key, a, b)))
+
+
+def _differ(key: Path, a: Leaf, b: Leaf) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and describe(a) == describe(b):
+        return not same_chunks(a.source, b.source) and compare(path_text(key), a, b) is not None
+    return not (isinstance(a, Value) and isinstance(b, Value) and same_plain(a.value, b.value))
 
 
 def _changed_values(pairs: _Pairs) -> Iterator[ValueChange]:

@@ -1,4 +1,4 @@
-"""Which branch a process writes to. A trainer follows the branch it opened; nothing it commits is orphaned in silence."""
+"""Which branch a process writes to: the one it opened. Nothing it commits is orphaned in silence."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class Following:
         candidate = branch or here.branch
         tip = self.store.refs.value(HEADS + candidate) if candidate else None
         self.position = Position(
-            candidate if tip == snapshot.id else None, candidate or self.position.origin, snapshot.id, here.head
+            candidate if tip == snapshot.id else None,
+            candidate or self.position.origin,
+            snapshot.id,
+            here.head,
         )
 
     def head_moved(self, origin: str | None = None) -> None:
@@ -75,18 +78,27 @@ class Following:
         here = self.position
         name, record = self._new_branch(snapshot, action)
         records = {HEADS + name: record}
-        reason = f"another process has moved {here.origin}" if raced else "the snapshot restored is not the end of a branch"
+        reason = (
+            f"another process has moved {here.origin}"
+            if raced
+            else "the snapshot restored is not the end of a branch"
+        )
         logger.warning("%s: this run goes on on the new branch %s", reason[0].upper() + reason[1:], name)
         head = here.head
         # A lost race leaves HEAD with the winner; and whoever moved HEAD since decides where the next run resumes.
         if not raced:
             try:
                 moved = self.store.refs.set(
-                    HEAD, f"{SYMBOLIC}{HEADS}{name}", f"commit: attached to {name}", expected=here.head or NOTHING
+                    HEAD,
+                    f"{SYMBOLIC}{HEADS}{name}",
+                    f"commit: attached to {name}",
+                    expected=here.head or NOTHING,
                 )
                 records[HEAD], head = moved, moved.new
             except RefConflict:
-                logger.warning("HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name)
+                logger.warning(
+                    "HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name
+                )
         self.position = Position(name, name, snapshot.id, head)
         return records
 

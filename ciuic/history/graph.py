@@ -37,5 +37,3 @@ def first_parents(store: Store, tip: str) -> Iterator[Snapshot]:
         snapshot = read_snapshot(store, bytes.fromhex(following))
         yield snapshot
         following = snapshot.parents[0] if snapshot.parents else None
-
-

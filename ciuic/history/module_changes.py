@@ -44,7 +44,7 @@ _Place = tuple[str, str, int]
 def sum_by_module(
     changes: Mapping[tuple[Key, ...], TensorChange], unchanged: Mapping[tuple[Key, ...], Tensor]
 ) -> tuple[ModuleChange, ...]:
-    """Modules with at least one change, most changed first. Random generator state has no modules."""
+    """Modules with at least one change, most changed first."""
     totals: dict[_Place, tuple[list[TensorChange], list[int]]] = {}
     for key, change in changes.items():
         for place in _modules_above(key):
@@ -59,8 +59,6 @@ def sum_by_module(
 
 def _modules_above(key: tuple[Key, ...]) -> Iterator[_Place]:
     """Places of every module that holds the tensor at ``key``, outermost first."""
-    if key[0] == "rng":
-        return
     holder, name, slot = _split(key)
     parts = name.split(".")[:-1]
     for depth in range(len(parts) + 1):

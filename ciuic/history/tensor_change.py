@@ -21,8 +21,7 @@ class TensorChange:
     Changed elements that are NaN or infinite on either side are counted in ``nonfinite_elements`` and left
     out of the others.
 
-    The statistics are None where the bytes stand for no numbers: random generator state, raw bits, packed
-    types.
+    The statistics are None where the bytes stand for no numbers: raw bits, packed types.
     """
 
     path: str
@@ -44,11 +43,10 @@ def compare(
     a: Tensor,
     b: Tensor,
     *,
-    opaque: bool = False,
     advance: Callable[[int], None] = lambda read: None,
 ) -> TensorChange | None:
     """The change from ``a`` to ``b``, which have one dtype and shape; None when no bit differs."""
-    changed, statistics = compare_tensors(a, b, opaque=opaque, advance=advance)
+    changed, statistics = compare_tensors(a, b, advance=advance)
     if changed == 0:
         return None
     elements = counted_elements(a)

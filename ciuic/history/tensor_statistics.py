@@ -83,16 +83,15 @@ def counted_elements(tensor: Tensor) -> int:
 
 
 def compare_tensors(
-    a: Tensor, b: Tensor, *, opaque: bool = False, advance: Callable[[int], None] = lambda read: None
+    a: Tensor, b: Tensor, *, advance: Callable[[int], None] = lambda read: None
 ) -> tuple[int, Statistics | None]:
     """The number of changed elements, and the statistics, of two tensors of one dtype and shape.
 
-    Statistics are None for a dtype without a number an element (packed sub-byte types, raw bits), for an
-    empty tensor, and when ``opaque`` says that the bytes mean nothing as numbers. ``advance`` hears the
-    bytes of each piece read.
+    Statistics are None for an empty tensor and for a dtype without a number an element (packed types, raw
+    bits). ``advance`` hears the bytes of each piece read.
     """
     width = _element_width(a)
-    total = _Sum() if not opaque and a.source.nbytes and _is_numeric(a.dtype, width) else None
+    total = _Sum() if a.source.nbytes and _is_numeric(a.dtype, width) else None
     changed = 0
     for raw_a, raw_b in _pieces(a.source, b.source, width):
         differs = _differs(raw_a, raw_b, width)

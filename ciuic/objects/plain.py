@@ -1,7 +1,7 @@
 """Plain Python values ↔ the canonical encoding.
 
-Lists are CBOR arrays. What CBOR cannot tell apart goes under tag 27 with its type's name: "tuple" (the items), "complex"
-(real, imaginary), and "dict", "OrderedDict" and "Counter" (key, value, key, value, … in the order they had).
+Lists are CBOR arrays. What CBOR cannot tell apart goes under tag 27 with its type's name: "tuple" (the items),
+"complex" (real, imaginary), and "dict", "OrderedDict" and "Counter" (key, value, key, value, … in the order they had).
 """
 
 from __future__ import annotations

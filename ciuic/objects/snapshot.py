@@ -19,8 +19,8 @@ COMPONENTS = ("model", "optimizer", "scheduler", "scaler", "extra", "gradients",
 class Snapshot:
     """One saved moment: what ``commit`` returns and ``log`` lists.
 
-    ``id``: 64 hex digits. ``tree``: component name → hex id of its tree. ``contains``: the completeness list, finer than
-    the components ("rng.torch"). ``raw_bytes``: bytes of tensors and values by component, before dedup and coding.
+    ``id``: 64 hex digits. ``tree``: component name → hex id of its tree. ``contains``: the completeness list, finer
+    than the components ("rng.torch"). ``raw_bytes``: bytes of tensors and values by component, before dedup and coding.
     ``added_bytes``: stored bytes that this commit added for chunks and trees. ``versions``: of what wrote it.
     """
 
@@ -96,9 +96,17 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
         metrics=value["metrics"],
         config=config,
         parents=tuple(parent.hex() for parent in value["parents"]),
-        tree={name: tree.hex() for name, tree in value["components"].items()},
+        tree={name: value["components"][name].hex() for name in _in_order(value["components"])},
         contains=tuple(value["contains"]),
-        raw_bytes=value["raw_bytes"],
+        raw_bytes={name: value["raw_bytes"][name] for name in _in_order(value["raw_bytes"])},
         added_bytes=value["added_bytes"],
         versions=value["versions"],
     )
+
+
+def _in_order(names: dict[str, Any]) -> list[str]:
+    """Component names as people expect them; CBOR sorts them by length."""
+    return [
+        *(name for name in COMPONENTS if name in names),
+        *(name for name in names if name not in COMPONENTS),
+    ]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Union
+from typing import Any, Protocol, TypeAlias
 
-Key = Union[str, int]
-Plain = Any
-"""None, bool, int, float, complex, str, bytes, and list, tuple, dict (str or int keys), OrderedDict, Counter of these."""
+Key: TypeAlias = "str | int"
+Plain: TypeAlias = Any
+"""None, bool, int, float, complex, str, bytes; list, tuple, dict (str or int keys), OrderedDict, Counter of these."""
 
 CONTAINER_KINDS = ("dict", "OrderedDict", "Counter", "list", "tuple", "module")
 
@@ -37,7 +37,8 @@ class Tensor:
 
     ``dtype`` is torch's name without the prefix ("bfloat16"); ``shape`` is a tuple of ints (``()`` for a scalar).
     ``tie`` is the path, inside the component, of the first tensor that shares this one's memory.
-    ``array`` says what it was: "torch", "numpy" (an array) or "numpy.generic" (a scalar). ``quantizer`` holds the scheme of a quantised tensor.
+    ``array`` says what it was: "torch", "numpy" (an array) or "numpy.generic" (a scalar).
+    ``quantizer`` holds the scheme of a quantised tensor.
     """
 
     dtype: str
@@ -78,7 +79,7 @@ class Container:
             return None
 
 
-StateNode = Union[Tensor, Value, Container]
+StateNode: TypeAlias = "Tensor | Value | Container"
 
 
 def expand(node: StateNode) -> StateNode:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS
 from ciuic.objects.encoding import EncodingError, decode, encode
@@ -65,7 +65,7 @@ class ChildEntry:
     id: bytes
 
 
-Entry = Union[TensorEntry, ValueEntry, BlobEntry, ChildEntry]
+Entry: TypeAlias = "TensorEntry | ValueEntry | BlobEntry | ChildEntry"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ def chunk_count(nbytes: int, chunk_size: int) -> int:
 
 
 def encode_tree(tree: Tree) -> bytes:
-    value: dict[str, Any] = {"kind": tree.kind, "entries": [[key, _entry(entry)] for key, entry in tree.entries]}
+    value: dict[str, Any] = {
+        "kind": tree.kind,
+        "entries": [[key, _entry(entry)] for key, entry in tree.entries],
+    }
     if tree.kind == "module":
         value["modules"] = [list(pair) for pair in tree.modules]
     return encode(value)

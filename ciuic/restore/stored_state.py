@@ -124,9 +124,7 @@ class _Reader:
             raise type(error)(f"{path_text(path)}: {error}") from error
         if tree.kind == "module":
             return Container("module", tuple(self.module(tree, path, "", depth)))
-        return Container(
-            tree.kind, tuple((key, self.entry(entry, (*path, key), depth)) for key, entry in tree.entries)
-        )
+        return Container(tree.kind, tuple((key, self.entry(entry, (*path, key), depth)) for key, entry in tree.entries))
 
     def module(self, tree: Tree, path: tuple[Key, ...], prefix: str, depth: int) -> Iterator[tuple[Key, StateNode]]:
         """The entries of a module and of those below it, under their dotted names."""
@@ -162,6 +160,4 @@ class _Reader:
     def tensor(self, entry: TensorEntry, path: str) -> Tensor:
         source = StoredChunks(self.store, path, entry.nbytes, entry.chunk_size, entry.chunks)
         source.hold()
-        return Tensor(
-            entry.dtype, entry.shape, source, tie=entry.tie, array=entry.array, quantizer=entry.quantizer
-        )
+        return Tensor(entry.dtype, entry.shape, source, tie=entry.tie, array=entry.array, quantizer=entry.quantizer)

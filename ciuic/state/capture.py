@@ -21,9 +21,7 @@ class Captured:
     contains: tuple[str, ...]
 
 
-def capture_state(
-    *, model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any, rng: bool
-) -> Captured:
+def capture_state(*, model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any, rng: bool) -> Captured:
     """Read the state of everything given; tensors are not copied. UnsupportedState names what cannot be stored."""
     names = parameter_names(model)
     components: dict[str, StateNode] = {}
@@ -63,5 +61,3 @@ def check_objects(value: Any, path: str) -> None:
         f"{path}: a {type(value).__module__}.{type(value).__qualname__} has no state_dict and load_state_dict. "
         "Pass the object itself (or a list or dict of objects); plain values go into extra={…}."
     )
-
-

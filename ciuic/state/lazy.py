@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Union, overload
+from typing import Any, overload
 
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor
 from ciuic.state.leaves import to_live
@@ -54,7 +54,7 @@ class LazyList(Sequence[Any]):
     def __getitem__(self, index: int) -> Any: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Any]: ...
-    def __getitem__(self, index: Union[int, slice]) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         number = range(len(self))[index]
@@ -85,5 +85,3 @@ class LazyState(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<state with {', '.join(self)}>"
-
-

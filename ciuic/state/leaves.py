@@ -13,6 +13,7 @@ import torch
 from ciuic.errors import UnsupportedState
 from ciuic.objects.plain import mapping_kind, to_encodable
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, path_text
+from ciuic.state.modules import unwrap
 from ciuic.state.optimizers import named_optimizer_state
 from ciuic.state.tensors import LiveTensor, tensor_leaf, to_torch
 
@@ -35,17 +36,6 @@ class Capture:
         memory = (tensor.device, tensor.data_ptr(), tensor.stride(), leaf.shape, leaf.dtype)
         first = self.holders.setdefault(memory, path[1:])
         return leaf if first == path[1:] else replace(leaf, tie=first)
-
-
-def unwrap(model: Any) -> Any:
-    """The module inside torch.compile's and the data-parallel wrappers, so that names do not depend on them."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
-            inner = model.module
-        if not isinstance(inner, torch.nn.Module):
-            return model
-        model = inner
 
 
 def has_state(value: Any) -> bool:

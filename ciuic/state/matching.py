@@ -5,15 +5,16 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import torch
 
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, expand, path_text, walk
-from ciuic.state.leaves import Capture, has_state, is_state_dict, tensor_leaf, to_live, to_tree, unwrap
-from ciuic.state.tensors import dtype_name, fill
+from ciuic.state.leaves import Capture, has_state, is_state_dict, to_live, to_tree
+from ciuic.state.modules import unwrap
+from ciuic.state.tensors import dtype_name, fill, tensor_leaf
 
-KeyFilter = Union[str, Iterable[str], Callable[[str], bool], None]
+KeyFilter: TypeAlias = "str | Iterable[str] | Callable[[str], bool] | None"
 
 
 def key_predicate(keys: KeyFilter) -> Callable[[str], bool]:
@@ -122,9 +123,9 @@ def match_module(plan: Plan, module: torch.nn.Module, node: StateNode, path: tup
         elif not isinstance(value, torch.Tensor) or plan.fits(value, stored[name], text):
             others[name] = stored[name]
             plan.read(stored[name])
-    for name, child in stored.items():
-        text = path_text((*path, name))
-        if name not in state and plan.wanted(text):
+    for key, child in stored.items():
+        text = path_text((*path, key))
+        if key not in state and plan.wanted(text):
             plan.problem(f"{text}: not in the live object; the snapshot has {_node_described(child)}")
     if others:
         plan.actions.append(lambda: _load_others(module, others))
@@ -219,7 +220,9 @@ def _replace(plan: Plan, live: Any, node: Container, text: str) -> None:
     if not plan.wanted(text):
         return
     if isinstance(live, tuple) or isinstance(live, dict) == (node.kind in ("list", "tuple")):
-        plan.problem(f"{text}: a {type(live).__name__} cannot take the snapshot's {node.kind}; read it with Repo.load(…)")
+        plan.problem(
+            f"{text}: a {type(live).__name__} cannot take the snapshot's {node.kind}; read it with Repo.load(…)"
+        )
         return
     plan.read(node)
 

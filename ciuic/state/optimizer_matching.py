@@ -78,9 +78,7 @@ def _names(group: dict[Key, StateNode]) -> list[str]:
     return list(names.value) if isinstance(names, Value) and isinstance(names.value, list) else []
 
 
-def _pair_groups(
-    plan: Plan, stored: list[list[str]], live: list[list[str]], text: str
-) -> list[tuple[int, int]] | None:
+def _pair_groups(plan: Plan, stored: list[list[str]], live: list[list[str]], text: str) -> list[tuple[int, int]] | None:
     """(live index, stored index) of every group, or None after naming what does not fit."""
     remaining = list(range(len(stored)))
     pairs = []
@@ -95,7 +93,10 @@ def _pair_groups(
     all_stored = {name for group in stored for name in group}
     all_live = {name for group in live for name in group}
     for name in sorted(all_stored - all_live):
-        plan.problem(f"{text}/state/{name}: in the snapshot, but the live optimizer has no such parameter", partial=False)
+        plan.problem(
+            f"{text}/state/{name}: in the snapshot, but the live optimizer has no such parameter",
+            partial=False,
+        )
     for name in sorted(all_live - all_stored):
         plan.problem(f"{text}/state/{name}: in the live optimizer, but not in the snapshot", partial=False)
     if all_stored == all_live:
@@ -108,7 +109,12 @@ def _pair_groups(
 
 
 def _check_group(
-    plan: Plan, optimizer: torch.optim.Optimizer, index: int, stored: dict[Key, StateNode], stored_class: Any, text: str
+    plan: Plan,
+    optimizer: torch.optim.Optimizer,
+    index: int,
+    stored: dict[Key, StateNode],
+    stored_class: Any,
+    text: str,
 ) -> None:
     """A group of another kind of optimizer is a problem. Schedulers add keys of their own, so keys alone are not."""
     unknown = sorted(str(key) for key in stored if key not in optimizer.param_groups[index])
@@ -121,7 +127,11 @@ def _check_group(
 
 
 def _check_slots(
-    plan: Plan, optimizer: torch.optim.Optimizer, live_names: list[list[str]], slots: dict[Key, StateNode], text: str
+    plan: Plan,
+    optimizer: torch.optim.Optimizer,
+    live_names: list[list[str]],
+    slots: dict[Key, StateNode],
+    text: str,
 ) -> None:
     for group, names in zip(optimizer.param_groups, live_names, strict=True):
         for parameter, name in zip(group["params"], names, strict=True):

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ciuic.state.modules import unwrap
+
 
 @dataclass(frozen=True)
 class NamedState:
@@ -20,8 +22,6 @@ class NamedState:
 
 def parameter_names(models: Any) -> dict[int, str]:
     """id(parameter) → name, for a module or a (nested) list or dict of them; parts are joined by "/"."""
-    from ciuic.state.leaves import unwrap
-
     names: dict[int, str] = {}
 
     def visit(value: Any, prefix: str) -> None:
@@ -71,13 +71,11 @@ def named_optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, 
 
 
 def index_layout(named: NamedState, names: list[list[str]] | None = None) -> dict[str, Any]:
-    """torch's own layout, as ``load_state_dict`` takes it; ``names`` gives the groups' order (default: the stored one)."""
+    """torch's own layout, as ``load_state_dict`` takes it; ``names``: the groups' order (default: the stored)."""
     order = names if names is not None else [group["params"] for group in named.groups]
     index_of = {name: index for index, name in enumerate(name for group in order for name in group)}
     stored = {frozenset(group["params"]): group for group in named.groups}
-    groups = [
-        {**stored.get(frozenset(group), {}), "params": [index_of[name] for name in group]} for group in order
-    ]
+    groups = [{**stored.get(frozenset(group), {}), "params": [index_of[name] for name in group]} for group in order]
     other = dict(named.other)
     extra = other.pop("layout", {})
     state = {index_of[name]: slots for name, slots in named.state.items() if name in index_of}

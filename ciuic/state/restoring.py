@@ -87,8 +87,8 @@ def _apply(plan: Plan, generators: StateNode | None) -> None:
 def _match_gradients(plan: Plan, optimizers: Any, node: StateNode | None) -> None:
     """Pending gradients come back; without any in the snapshot the live ones, which are not its, are dropped."""
     stored = dict(node.items) if isinstance(node, Container) else {}
-    for leaf in stored.values():
-        plan.read(leaf)
+    for gradient in stored.values():
+        plan.read(gradient)
     for optimizer in optimizers_in(optimizers):
         for group in optimizer.param_groups:
             for parameter in group["params"]:

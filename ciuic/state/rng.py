@@ -72,5 +72,3 @@ def _set_accelerator(name: str, states: list[torch.Tensor]) -> None:
 
 def rng_contains(node: Container) -> tuple[str, ...]:
     return tuple(f"rng.{key}" for key, _ in node.items)
-
-

@@ -62,14 +62,15 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor, one byte an item; writable where the tensor is."""
     if tensor.numel() == 0:
         return memoryview(bytearray())
-    return memoryview(tensor.detach().view(-1).view(torch.uint8).numpy()).cast("B")
+    array: Any = tensor.detach().view(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def check_supported(tensor: torch.Tensor, path: str) -> None:
     """UnsupportedState for a tensor whose bytes are not simply there."""
     kind = type(tensor)
     reason = ""
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)):
         reason = "is not initialised yet. Run a batch through the model first."
     elif kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         reason = f"is a {kind.__name__}, a tensor subclass with storage of its own. Pass its local or dense tensor."
@@ -166,5 +167,3 @@ def fill(live: torch.Tensor, node: Tensor) -> None:
         piece = torch.empty(min(step, flat.numel() - start), dtype=live.dtype)
         copy_bytes(node.source, byte_view(piece), start * width)
         flat[start : start + piece.numel()].copy_(piece)
-
-

@@ -72,7 +72,9 @@ def read_format(fs: FileSystem, root: str) -> bytes:
     try:
         text = fs.read_file(path, 4096).decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise NotARepository(f"{root} is not a ciuic repository. `ciuic init` makes one; `--repo DIR` names one.") from None
+        raise NotARepository(
+            f"{root} is not a ciuic repository. `ciuic init` makes one; `--repo DIR` names one."
+        ) from None
     lines = text.splitlines()
     words = lines[0].split() if lines else []
     if len(words) != 2 or words[0] != "ciuic" or not words[1].isdigit():

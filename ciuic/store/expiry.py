@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from ciuic.errors import ClockDisagrees, DamagedRef
 from ciuic.store.config import Config
-from ciuic.store.reflog import NOTHING, LogRecord, encode_record
-from ciuic.store.store import Store
+from ciuic.store.reflog import NOTHING, LogRecord
+from ciuic.store.store import Store, log_mark
 
 DAY_NS = 86_400 * 10**9
 
@@ -16,9 +16,10 @@ DAY_NS = 86_400 * 10**9
 def read_logs(store: Store) -> dict[str, list[LogRecord]]:
     """Every ref log, whole. DamagedRef when one is damaged, or shorter than the index remembers it."""
     logs = {}
-    for name in store.refs.names():
+    marks = store.index.log_marks()
+    for name in dict.fromkeys([*store.refs.names(), *marks]):
         records = store.refs.log(name).read()
-        mark = store.index.log_mark(name)
+        mark = marks.get(name)
         if mark is not None:
             last = records[-1] if records else None
             if last is None or last.sequence < mark.sequence:
@@ -27,7 +28,7 @@ def read_logs(store: Store) -> dict[str, list[LogRecord]]:
                     "Restore the file from a copy, or delete the index folder to accept it as it is."
                 )
             same = [record for record in records if record.sequence == mark.sequence]
-            if same and bytes.fromhex(encode_record(name, same[0])[:32].decode()) != mark.checksum:
+            if same and log_mark(name, same[0]) != mark:
                 raise DamagedRef(
                     f"{name}: record {mark.sequence} is not the one that was there. Nothing was changed. "
                     "Restore the file from a copy, or delete the index folder to accept it as it is."

@@ -1,4 +1,4 @@
-"""The index kept in memory, read from the packs' footers: what serves when LMDB cannot (a read-only disk, a stuck lock)."""
+"""The index kept in memory, read from the packs' footers: serves when LMDB cannot (a read-only disk, a stuck lock)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class FooterIndex:
     def packs(self) -> set[str]:
         return set(self._packs)
 
-    def log_mark(self, log: str) -> LogMark | None:
-        return self._marks.get(log)
+    def log_marks(self) -> dict[str, LogMark]:
+        return dict(self._marks)
 
     def ids_with_prefix(self, prefix: bytes, odd: str, limit: int) -> list[bytes]:
         start = prefix.hex() + odd
@@ -35,6 +35,7 @@ class FooterIndex:
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),
+        dropped_logs: Iterable[str] = (),
         next_generation: int | None = None,
     ) -> None:
         for id in dropped:
@@ -44,3 +45,5 @@ class FooterIndex:
             self._places.update((id, Place(name, offset, length)) for id, offset, length in rows)
             self._packs.add(name)
         self._marks.update(marks or {})
+        for log in dropped_logs:
+            self._marks.pop(log, None)

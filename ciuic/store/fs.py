@@ -21,7 +21,7 @@ READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 @contextlib.contextmanager
 def typed_errors(path: str) -> Iterator[None]:
-    """OSError → StorageFull, ReadOnlyStorage or StorageError. Existence errors pass as they are: callers handle them."""
+    """OSError → StorageFull, ReadOnlyStorage or StorageError. Errors of existence pass: callers handle them."""
     try:
         yield
     except (FileNotFoundError, FileExistsError, BlockingIOError, NotADirectoryError, IsADirectoryError):

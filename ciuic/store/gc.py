@@ -193,13 +193,20 @@ class _Collector:
         for name, left in self._kept(logs).items():
             if len(left) < len(logs[name]):
                 log = self.store.refs.log(name)
-                log.rewrite(left) if left else log.remove()
+                if left:
+                    log.rewrite(left)
+                    continue
+                with contextlib.suppress(CiuicError, OSError, lmdb.Error):
+                    self.store.index.update(self.store.generation, dropped_logs=[name])
+                log.remove()
 
     def _sweep(self, generation: int, dead: set[str]) -> None:
         store = self.store
         temporary = store.join("tmp", "generation")
         store.fs.write_file(store.join("generation"), f"{generation + 1}\n".encode(), temporary)
-        dropped = [row[0] for name in dead for row in index_rows(store.pack(name).rows) if self._indexed_in(row[0], name)]
+        dropped = [
+            row[0] for name in dead for row in index_rows(store.pack(name).rows) if self._indexed_in(row[0], name)
+        ]
         with contextlib.suppress(CiuicError, OSError, lmdb.Error):
             store.index.update(generation, dropped=dropped, dropped_packs=dead, next_generation=generation + 1)
         for name in sorted(dead):

@@ -1,7 +1,8 @@
 """The index: object id → pack, offset, length. Fast, shared between processes, disposable, and trusted by nobody.
 
-LMDB maps its file into memory, so a damaged one can kill the process. It is therefore opened only when its stamp (inode,
-size, times, generation, engine) fits, and otherwise built anew from the packs' footers. Every row has a checksum.
+LMDB maps its file into memory, so a damaged one can kill the process. It is therefore opened only when its stamp
+(inode, size, times, generation, engine) fits, and otherwise built anew from the packs' footers.
+Every row has a checksum.
 Writers take a lock of our own with a time-out around LMDB's, so that a stopped process hangs nobody.
 """
 
@@ -127,7 +128,14 @@ class Index:
 
     @staticmethod
     def _stamp(status: os.stat_result, generation: int) -> bytes:
-        facts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, generation, *lmdb.version())
+        facts = (
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            generation,
+            *lmdb.version(),
+        )
         text = " ".join(str(fact) for fact in facts).encode()
         return text + b" " + digest(text).hex()[:16].encode() + b"\n"
 
@@ -162,9 +170,16 @@ class Index:
                 found = cursor.next()
             return names
 
-    def log_mark(self, log: str) -> LogMark | None:
-        value = self._get(LOG + log.encode())
-        return LogMark(*MARK.unpack(value)) if value is not None and len(value) == MARK.size else None
+    def log_marks(self) -> dict[str, LogMark]:
+        with self.environment.begin() as transaction, transaction.cursor() as cursor:
+            marks = {}
+            found = cursor.set_range(LOG)
+            while found and cursor.key()[:1] == LOG:
+                value = _unchecked(cursor.key(), cursor.value())
+                if value is not None and len(value) == MARK.size:
+                    marks[cursor.key()[1:].decode("utf-8", "replace")] = LogMark(*MARK.unpack(value))
+                found = cursor.next()
+            return marks
 
     def ids_with_prefix(self, prefix: bytes, odd: str, limit: int) -> list[bytes]:
         """Up to ``limit`` ids that start with ``prefix`` and then the hex digit ``odd`` (empty: none)."""
@@ -191,6 +206,7 @@ class Index:
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),
+        dropped_logs: Iterable[str] = (),
         next_generation: int | None = None,
     ) -> None:
         """Add each pack's (id, offset, stored length) rows and the logs' marks; drop what is named.
@@ -213,6 +229,8 @@ class Index:
                     transaction.delete(OBJECT + id)
                 for name in dropped_packs:
                     transaction.delete(PACK + bytes.fromhex(name))
+                for log in dropped_logs:
+                    transaction.delete(LOG + log.encode())
                 for key in sorted(rows):
                     transaction.put(key, _checked(key, rows[key]))
             self.write_stamp(generation if next_generation is None else next_generation)
@@ -243,5 +261,3 @@ class Index:
             self._environment = environment
             self.write_stamp(generation)
         self.update(generation, packs)
-
-

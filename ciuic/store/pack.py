@@ -125,7 +125,9 @@ class Pack:
         header = decode_record_header(bytes(data[:RECORD_LENGTH]), where)
         payload = data[RECORD_LENGTH:]
         if header.stored_length != len(payload) or digest(payload) != header.stored_checksum:
-            raise DamagedData(f"{where}: {header.kind.name.lower()} {header.id.hex()[:12]} does not match its checksum.")
+            raise DamagedData(
+                f"{where}: {header.kind.name.lower()} {header.id.hex()[:12]} does not match its checksum."
+            )
         return header, payload
 
     def raw(self, offset: int, stored_length: int, id: bytes) -> Any:
@@ -139,7 +141,7 @@ class Pack:
         except CodecError as error:
             raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]}: {error}.") from error
         # A raw chunk's checksum is its id: it has been compared already.
-        if raw is not payload or header.stored_checksum != id:
-            if object_id(header.kind, raw) != id:
-                raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]} does not match its id.")
+        compared = raw is payload and header.stored_checksum == id
+        if not compared and object_id(header.kind, raw) != id:
+            raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]} does not match its id.")
         return raw

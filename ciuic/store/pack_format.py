@@ -1,9 +1,9 @@
 """The bytes of a pack: header, records, footer, trailer. Pure layout, little-endian; see docs/format.md.
 
-    header   64 bytes: magic, version, flags, repository id, zeros
-    record   128-byte header, then the stored bytes; starts at a multiple of 64
-    footer   magic, version, flags, repository id, count; then a row a record: its header verbatim, its offset
-    trailer  64 bytes: magic, footer offset, footer length, BLAKE3 of the footer (which is the pack's name), check
+header   64 bytes: magic, version, flags, repository id, zeros
+record   128-byte header, then the stored bytes; starts at a multiple of 64
+footer   magic, version, flags, repository id, count; then a row a record: its header verbatim, its offset
+trailer  64 bytes: magic, footer offset, footer length, BLAKE3 of the footer (which is the pack's name), check
 """
 
 from __future__ import annotations
@@ -148,5 +148,3 @@ def decode_footer(footer: Any, repository_id: bytes, footer_offset: int, where: 
         position = row.end
         rows.append(row)
     return rows
-
-

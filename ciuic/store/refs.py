@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from ciuic.errors import InvalidRefName, RefConflict, RefExists, StorageError, UnknownRef
+from ciuic.errors import InvalidRefName, StorageError
 from ciuic.store.fs import FileSystem
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord, RefLog
 
@@ -23,7 +23,7 @@ WHOLE = "*"
 
 @dataclass(frozen=True)
 class Head:
-    """Where the next run resumes: on ``branch``, or detached (None). ``snapshot`` is the hex id there, if there is one."""
+    """Where the next run resumes: on ``branch``, or detached (None). ``snapshot``: the hex id there, if any."""
 
     branch: str | None
     snapshot: str | None
@@ -106,23 +106,6 @@ class Refs:
         except StorageError:
             self._suspect.add(name)
             raise
-
-    def create(self, prefix: str, name: str, new: str, action: str) -> None:
-        """Make a branch or tag; RefExists if it is there."""
-        try:
-            self.set(prefix + check_name(name), new, action, expected=NOTHING)
-        except RefConflict:
-            what = "branch" if prefix == HEADS else "tag"
-            raise RefExists(f"The {what} {name!r} exists. Delete it first, or choose another name.") from None
-
-    def delete(self, prefix: str, name: str) -> str:
-        """Append a tombstone; the log stays until it expires. Returns the last hex id."""
-        old = self.value(prefix + name)
-        if old is None:
-            what = "branch" if prefix == HEADS else "tag"
-            raise UnknownRef(f"There is no {what} {name!r}. `ciuic {what}` lists them.")
-        self.set(prefix + name, NOTHING, f"delete {name}", expected=old)
-        return old
 
     @property
     def suspect(self) -> bool:

@@ -23,6 +23,7 @@ from ciuic.store.locks import hold
 from ciuic.store.pack import Pack
 from ciuic.store.pack_format import FooterRow
 from ciuic.store.pack_session import PackSession
+from ciuic.store.reflog import CHECKSUM_DIGITS, LogRecord, encode_record
 from ciuic.store.refs import HEADS, TAGS, Refs
 
 FOLDERS = ("packs", "refs", HEADS.rstrip("/"), TAGS.rstrip("/"), "index", "trash", "quarantine", "tmp")
@@ -289,15 +290,24 @@ class Store:
     def new_packs(self) -> PackSession:
         return PackSession(self.fs, self.path, self.repository_id, self.config.pack_limit)
 
+    def move_ref(self, name: str, new: str, action: str, *, expected: str | None = None) -> LogRecord:
+        """``Refs.set``, remembered by the index. Durable on return."""
+        record = self.refs.set(name, new, action, expected=expected)
+        self.index_commit({}, {name: log_mark(name, record)})
+        return record
+
     def index_commit(self, packs: dict[str, list[FooterRow]], marks: dict[str, LogMark]) -> None:
         """Enter published packs and log marks. Best effort: the next view reconciles."""
         self.present |= set(packs)
         try:
-            self.index.update(
-                self.generation, {name: index_rows(rows) for name, rows in packs.items()}, marks
-            )
+            self.index.update(self.generation, {name: index_rows(rows) for name, rows in packs.items()}, marks)
         except (CiuicError, OSError, lmdb.Error):
             self._use_footers()
+
+
+def log_mark(log: str, record: LogRecord) -> LogMark:
+    """The trip-wire of a log's newest record."""
+    return LogMark(record.sequence, bytes.fromhex(encode_record(log, record)[:CHECKSUM_DIGITS].decode()))
 
 
 def index_rows(rows: Iterable[FooterRow]) -> list[tuple[bytes, int, int]]:

@@ -14,18 +14,19 @@ class Column:
 
     style: str = ""
     right: bool = False
+    gap: int = 2
+    """Blanks before the next column."""
 
 
 def aligned(paint: Paint, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """A line for each row. A column that is empty in every row takes no room; a row may be shorter."""
     widths = [
-        max((display_width(row[index]) for row in rows if index < len(row)), default=0)
-        for index in range(len(columns))
+        max((display_width(row[index]) for row in rows if index < len(row)), default=0) for index in range(len(columns))
     ]
     for row in rows:
-        cells = []
+        line = ""
         for cell, column, width in zip(row, columns, widths, strict=False):
             if width:
                 padded = pad(cell, width, right=column.right)
-                cells.append(paint(padded, column.style) if column.style else padded)
-        yield "  ".join(cells).rstrip()
+                line += (paint(padded, column.style) if column.style else padded) + " " * column.gap
+        yield line.rstrip()

@@ -25,9 +25,7 @@ LONGEST_VALUE = 60
 @click.command("diff", cls=Command)
 @click.argument("before", metavar="[A]", default="HEAD~1", type=REVISION)
 @click.argument("after", metavar="[B]", default="HEAD", type=REVISION)
-@click.option(
-    "--path", metavar="P", default="", help="Only what lies at or below P: optimizer, model/layers.0."
-)
+@click.option("--path", metavar="P", default="", help="Only what lies at or below P: optimizer, model/layers.0.")
 @click.option(
     "--limit",
     metavar="N",
@@ -62,6 +60,8 @@ def _records(diff: Diff) -> Iterator[dict[str, Any]]:
         "same_state": diff.same_state,
         "changed_tensors": len(diff.tensors),
         "unchanged_tensors": diff.unchanged_count,
+        "generators": list(diff.generators),
+        "pruned": list(diff.pruned),
     }
     for kind, values in (("config", diff.config), ("metric", diff.metrics), ("value", diff.values)):
         for value in values:
@@ -95,6 +95,11 @@ def _print(session: Session, diff: Diff, limit: int) -> None:
     _print_changes(session, "modules", diff.modules, limit, _module_row)
     _print_changes(session, "tensors", diff.tensors, limit, _tensor_row)
     session.line()
+    for name in diff.pruned:
+        session.line(f"{printable(name)} was pruned in one of them, so it is left out")
+    if diff.generators:
+        names = ", ".join(printable(path.removeprefix("rng/")) for path in diff.generators)
+        session.line(f"random generators moved on: {names}")
     session.line(
         f"{humane.count(len(diff.tensors), 'tensor')} changed, {diff.unchanged_count} unchanged"
         if not diff.same_state

@@ -26,9 +26,7 @@ class _Name(_Text):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
             return [CompletionItem(name) for name in self.names(ctx) if name.startswith(incomplete)]
         except Exception:  # a shell that waits for TAB has no use for an error

@@ -12,7 +12,7 @@ from ciuic.cli import humane
 from ciuic.cli.completion import REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.errors import UnknownPath
+from ciuic.errors import Pruned, UnknownPath
 
 if TYPE_CHECKING:
     from ciuic.cli.selection import Part
@@ -40,15 +40,19 @@ def ls_command(session: Session, revision: str, recursive: bool) -> None:
     from ciuic.cli.tables import print_table
 
     rows = [_row(each) for each in below]
-    print_table(session, ["type", "shape", "size", "path"], rows, right=["size"], fold="path", indent=0)
+    print_table(session, ["type", "shape or value", "size", "path"], rows, right=["size"], fold="path", indent=0)
 
 
 def _part(session: Session, revision: str) -> Part:
     from ciuic.cli.selection import select
 
     repo = session.repo()
-    name, path = split_path(revision)
-    return select(repo.state(name or "HEAD"), path)
+    found = repo.find(revision)
+    snapshot, path = found.snapshot, found.path or ""
+    component = path.strip("/").split("/")[0]
+    if component in repo.prune_state(snapshot.id):
+        raise Pruned(f"The {component} of {snapshot.id[:12]} ({snapshot!r}) was pruned. Other components are there.")
+    return select(repo.components(snapshot), path)
 
 
 def _row(part: Part) -> list[str]:
@@ -140,9 +144,7 @@ def _print_tensor(session: Session, part: Part, tensor: Tensor, raw: bool) -> No
 
     live = to_torch(tensor)
     if session.as_json:
-        session.emit(
-            {"type": "tensor", "path": part.text, **_tensor_facts(part, tensor), "values": live.tolist()}
-        )
+        session.emit({"type": "tensor", "path": part.text, **_tensor_facts(part, tensor), "values": live.tolist()})
     else:
         session.line(f"{_dtype(tensor)} {list(tensor.shape)}  {humane.size(tensor.source.nbytes)}")
         session.line(str(live))
@@ -159,9 +161,7 @@ def _print_value(session: Session, part: Part, raw: bool) -> None:
         ) from None
     if raw:
         if not isinstance(value, (str, bytes)):
-            raise UnknownPath(
-                f"{part.text} is a {type(value).__name__}: --raw is for tensors, bytes and text."
-            )
+            raise UnknownPath(f"{part.text} is a {type(value).__name__}: --raw is for tensors, bytes and text.")
         sys.stdout.buffer.write(value if isinstance(value, bytes) else value.encode())
     elif session.as_json:
         session.emit({"type": "value", "path": part.text, "value": value})

@@ -42,9 +42,7 @@ def report(error: BaseException, session: Session | None, *, as_json: bool) -> i
         if verbose >= 2:
             traceback.print_exception(error)
         if as_json or (session is not None and session.as_json):
-            sys.stderr.write(
-                json_line({"kind": kind, "message": message, "exit_code": code, **_details(error)})
-            )
+            sys.stderr.write(json_line({"kind": kind, "message": message, "exit_code": code, **_details(error)}))
         else:
             paint = Paint(wants_color("auto", sys.stderr, os.environ))
             sys.stderr.write(f"{paint('error:', 'red', 'bold')} {printable(message, keep=chr(10))}\n")
@@ -55,7 +53,7 @@ def report(error: BaseException, session: Session | None, *, as_json: bool) -> i
 def describe(error: BaseException) -> tuple[int, str, str]:
     """Exit code, kind and message."""
     if isinstance(error, CiuicError):
-        return error.exit_code, error.kind, _with_list(error)
+        return error.exit_code, error.kind, str(error)
     if isinstance(error, click.UsageError):
         hint = f"\nTry `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         return USAGE, "usage", _sentence(error.format_message()) + hint
@@ -70,17 +68,8 @@ def describe(error: BaseException) -> tuple[int, str, str]:
     return UNEXPECTED, "unexpected", f"{name}\nThis is a bug in ciuic; -v -v before the command shows where."
 
 
-def _with_list(error: CiuicError) -> str:
-    """The message, and the candidates or problems that it does not name itself."""
-    message = str(error)
-    listed = [item for items in _details(error).values() for item in items if item not in message]
-    return "\n  ".join([message, *listed])
-
-
 def _details(error: BaseException) -> dict[str, Any]:
-    return {
-        name: list(getattr(error, name)) for name in ("candidates", "problems") if getattr(error, name, ())
-    }
+    return {name: list(getattr(error, name)) for name in ("candidates", "problems") if getattr(error, name, ())}
 
 
 def _sentence(message: str) -> str:

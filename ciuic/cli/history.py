@@ -12,7 +12,9 @@ from ciuic.cli.completion import REF, REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
 from ciuic.cli.words import (
+    SHORT,
     Labels,
+    Prunes,
     first_line,
     labels_by_snapshot,
     metrics_text,
@@ -25,7 +27,6 @@ from ciuic.cli.words import (
 
 if TYPE_CHECKING:
     from ciuic.objects.snapshot import Snapshot
-    from ciuic.repo import Repo
 
 
 @click.command("log", cls=Command)
@@ -39,45 +40,35 @@ def log_command(session: Session, revision: str | None, limit: int | None, every
     A line shows id, step, age, metrics, the bytes that the snapshot added to the store, the refs that point
     to it, and its message.
     """
+    if everything and revision is not None:
+        raise click.UsageError("--all lists every branch: it takes no REV.")
     repo = session.repo()
     if everything:
-        snapshots = graph.children_first(_everything(repo, revision))[:limit]
+        snapshots = graph.children_first(repo.log_all())[:limit]
     else:
         snapshots = graph.children_first(repo.log(revision, limit=limit))
-    labels = labels_by_snapshot(repo)
+    labels, prunes = labels_by_snapshot(repo), repo.prunes()
     if session.as_json:
         for snapshot in snapshots:
-            session.emit(snapshot_record(repo, snapshot, labels))
+            session.emit(snapshot_record(snapshot, labels, prunes))
     elif snapshots:
-        session.write(_graph_lines(session, repo, snapshots, labels))
-    else:
+        session.write(_graph_lines(session, snapshots, labels, prunes))
+    elif limit != 0:
         session.remark("No snapshots yet.")
 
 
-def _everything(repo: Repo, revision: str | None) -> list[Snapshot]:
-    """What any branch, any tag, HEAD and ``revision`` reach."""
-    found: dict[str, Snapshot] = {}
-    tips = {*repo.branches().values(), *repo.tags().values(), repo.head().snapshot, revision} - {None}
-    for tip in sorted(tip for tip in tips if tip is not None):
-        for snapshot in repo.log(tip):
-            if snapshot.id in found:
-                continue
-            found[snapshot.id] = snapshot
-    return list(found.values())
-
-
-def _graph_lines(session: Session, repo: Repo, snapshots: list[Snapshot], labels: Labels) -> str:
+def _graph_lines(session: Session, snapshots: list[Snapshot], labels: Labels, prunes: Prunes) -> str:
     paint = session.paint
     rows = list(graph.draw(snapshots))
     columns = (
-        Column(),
+        Column(gap=1),
         Column("yellow"),
         Column(right=True),
         Column("dim", right=True),
         Column(),
         Column("dim", right=True),
     )
-    cells = [_log_cells(session, repo, row, snapshot) for row, snapshot in rows]
+    cells = [_log_cells(session, row, snapshot, prunes) for row, snapshot in rows]
     lines = []
     for (_, snapshot), line in zip(rows, aligned(paint, columns, cells), strict=True):
         if snapshot is not None:
@@ -87,10 +78,10 @@ def _graph_lines(session: Session, repo: Repo, snapshots: list[Snapshot], labels
     return "\n".join(lines) + "\n"
 
 
-def _log_cells(session: Session, repo: Repo, row: str, snapshot: Snapshot | None) -> list[str]:
+def _log_cells(session: Session, row: str, snapshot: Snapshot | None, prunes: Prunes) -> list[str]:
     if snapshot is None:
         return [row]
-    pruned = pruned_text(repo.prune_state(snapshot.id))
+    pruned = pruned_text(prunes.get(snapshot.id, frozenset()))
     return [
         row,
         snapshot.id if session.verbose else short(snapshot.id),
@@ -108,28 +99,27 @@ def show_command(session: Session, revision: str) -> None:
     """Print one snapshot (default HEAD): where it stands, what it holds, its metrics and configuration."""
     repo = session.repo()
     snapshot = repo.resolve(revision)
-    labels = labels_by_snapshot(repo)
+    labels, prunes = labels_by_snapshot(repo), repo.prunes()
     if session.as_json:
-        session.emit({**snapshot_record(repo, snapshot, labels), "versions": snapshot.versions})
+        session.emit({**snapshot_record(snapshot, labels, prunes), "versions": snapshot.versions})
         return
     paint = session.paint
-    session.line(
-        f"snapshot {paint(snapshot.id, 'yellow')}  {painted_labels(paint, labels.get(snapshot.id, []))}"
-    )
-    facts = _facts(session, repo, snapshot)
+    session.line(f"snapshot {paint(snapshot.id, 'yellow')}  {painted_labels(paint, labels.get(snapshot.id, []))}")
+    pruned = prunes.get(snapshot.id, frozenset())
+    facts = _facts(session, snapshot, pruned)
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         session.line(f"{paint(name.ljust(width), 'dim')}  {value}")
     for title, values in (("metrics", snapshot.metrics), ("config", snapshot.config)):
         _print_mapping(session, title, {str(key): _value_text(value) for key, value in values.items()})
-    _print_components(session, snapshot, repo.prune_state(snapshot.id))
+    _print_components(session, snapshot, pruned)
     if snapshot.message:
         session.line()
         for line in snapshot.message.splitlines():
             session.line(f"    {printable(line)}")
 
 
-def _facts(session: Session, repo: Repo, snapshot: Snapshot) -> list[tuple[str, str]]:
+def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str]) -> list[tuple[str, str]]:
     time = snapshot.timestamp.strftime("%Y-%m-%d %H:%M:%S UTC")
     parents = " ".join(session.paint(short(parent), "yellow") for parent in snapshot.parents)
     facts = [
@@ -143,7 +133,7 @@ def _facts(session: Session, repo: Repo, snapshot: Snapshot) -> list[tuple[str, 
             f"{humane.size(sum(snapshot.raw_bytes.values()))}; "
             f"the snapshot added {humane.size(snapshot.added_bytes)} to the store",
         ),
-        ("pruned", pruned_text(repo.prune_state(snapshot.id))),
+        ("pruned", pruned_text(pruned)),
         ("written by", ", ".join(f"{name} {version}" for name, version in snapshot.versions.items())),
     ]
     return [(name, value) for name, value in facts if value]
@@ -201,7 +191,7 @@ def reflog_command(session: Session, ref: str) -> None:
         return
     rows = [
         [
-            short(entry.new) if entry.new else "-" * 8,
+            _reflog_value(entry.new),
             f"{ref}@{{{entry.index}}}",
             humane.age(entry.time, session.now),
             printable(entry.action),
@@ -212,3 +202,10 @@ def reflog_command(session: Session, ref: str) -> None:
     columns = (Column("yellow"), Column(), Column("dim", right=True), Column(), Column("dim"))
     for line in aligned(session.paint, columns, rows):
         session.line(line)
+
+
+def _reflog_value(value: str | None) -> str:
+    """A short id; a branch that HEAD was attached to by its name; dashes for a deleted ref."""
+    if value is None:
+        return "-" * SHORT
+    return printable(value.removeprefix("ref:refs/heads/")) if value.startswith("ref:") else short(value)

@@ -41,9 +41,7 @@ def updated(text: str) -> str:
 
 
 def _usage(name: str, command: click.Command) -> str:
-    arguments = [
-        param.metavar or param.name or "" for param in command.params if isinstance(param, click.Argument)
-    ]
+    arguments = [param.metavar or param.name or "" for param in command.params if isinstance(param, click.Argument)]
     return " ".join(["ciuic", name, "[OPTIONS]", *arguments])
 
 

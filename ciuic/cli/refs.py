@@ -50,9 +50,7 @@ def checkout_command(session: Session, revision: str) -> None:
 @click.command("branch", cls=Command)
 @click.argument("name", metavar="[NAME]", required=False, type=BRANCH)
 @click.argument("revision", metavar="[REV]", required=False, type=REVISION)
-@click.option(
-    "-d", "--delete", is_flag=True, help="Delete NAME. Its snapshots stay while its reflog remembers them."
-)
+@click.option("-d", "--delete", is_flag=True, help="Delete NAME. Its snapshots stay while its reflog remembers them.")
 @pass_session
 def branch_command(session: Session, name: str | None, revision: str | None, delete: bool) -> None:
     """List the branches, or make branch NAME at REV (default HEAD). HEAD stays where it is."""
@@ -74,9 +72,7 @@ def branch_command(session: Session, name: str | None, revision: str | None, del
 @click.command("tag", cls=Command)
 @click.argument("name", metavar="[NAME]", required=False, type=TAG)
 @click.argument("revision", metavar="[REV]", required=False, type=REVISION)
-@click.option(
-    "-d", "--delete", is_flag=True, help="Delete NAME. Its snapshot stays while its reflog remembers it."
-)
+@click.option("-d", "--delete", is_flag=True, help="Delete NAME. Its snapshot stays while its reflog remembers it.")
 @pass_session
 def tag_command(session: Session, name: str | None, revision: str | None, delete: bool) -> None:
     """List the tags, or make tag NAME at REV (default HEAD)."""
@@ -153,9 +149,7 @@ def _deleted(session: Session, kind: str, name: str, was: str | None) -> None:
 
 @click.command("reset", cls=Command)
 @click.argument("revision", metavar="REV", type=REVISION)
-@click.option(
-    "--branch", "branch", metavar="B", type=BRANCH, help="Move branch B instead of the one HEAD is on."
-)
+@click.option("--branch", "branch", metavar="B", type=BRANCH, help="Move branch B instead of the one HEAD is on.")
 @click.option("--dry-run", is_flag=True, help="Only say what would move.")
 @pass_session
 def reset_command(session: Session, revision: str, branch: str | None, dry_run: bool) -> None:
@@ -178,7 +172,5 @@ def reset_command(session: Session, revision: str, branch: str | None, dry_run: 
     session.line(f"{name} {'would move' if dry_run else 'moved'}: {before} -> {after}")
     if not dry_run and old:
         session.remark(
-            f"`ciuic reset {name}@{{1}}` takes it back."
-            if name != "HEAD"
-            else f"{short(old)} stays in `ciuic reflog`"
+            f"`ciuic reset {name}@{{1}}` takes it back." if name != "HEAD" else f"{short(old)} stays in `ciuic reflog`"
         )

@@ -80,9 +80,7 @@ def _show_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-C", "directory", metavar="DIR", type=click.Path(), help="Run as if started in DIR.")
-@click.option(
-    "--repo", "repository", metavar="DIR", type=click.Path(), help="The repository: exactly this folder."
-)
+@click.option("--repo", "repository", metavar="DIR", type=click.Path(), help="The repository: exactly this folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.option(
     "--color",
@@ -128,7 +126,7 @@ def run(arguments: list[str]) -> int:
     working_directory = os.getcwd() if "-C" in arguments else None
     session: Session | None = None
     try:
-        with root.make_context("ciuic", arguments or ["--help"]) as ctx:
+        with root.make_context("ciuic", [*arguments] or ["--help"]) as ctx:
             try:
                 root.invoke(ctx)
                 code = 0

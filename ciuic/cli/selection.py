@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ciuic.errors import UnknownPath
+from ciuic.history.leaves import LONGEST_LISTED_SEQUENCE
 from ciuic.objects.state_tree import Container, Key, Plain, StateNode, Tensor, Value, path_text, walk
 
 
@@ -27,9 +28,14 @@ class Part:
             yield Part((*self.path, key), child)
 
     def leaves(self) -> Iterator[Part]:
-        """Every tensor and plain value at or below."""
-        for path, leaf in walk(self.node, self.path):
-            yield Part(path, leaf)
+        """Every tensor and plain value at or below; a long plain list is one value, not one an element."""
+        children = list(self.children())
+        whole = isinstance(self.node, Value) and len(children) > LONGEST_LISTED_SEQUENCE
+        if whole or not children:
+            yield self
+        else:
+            for child in children:
+                yield from child.leaves()
 
     def tensors(self) -> list[Tensor]:
         """Every tensor at or below; of names that share memory, the first alone."""
@@ -76,9 +82,7 @@ def _refuse(part: Part, path: str) -> Part:
     where = f"{part.text} holds" if part.path else "There are"
     names = [str(child.path[-1]) for child in part.children()]
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    raise UnknownPath(
-        f"No {path} in this snapshot. {where} {listed or 'nothing'}. `ciuic ls REV:PATH` lists a part."
-    )
+    raise UnknownPath(f"No {path} in this snapshot. {where} {listed or 'nothing'}. `ciuic ls REV:PATH` lists a part.")
 
 
 def plain(node: StateNode) -> Plain:

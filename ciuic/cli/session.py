@@ -51,9 +51,7 @@ class Session:
         try:
             os.chdir(directory)
         except OSError as error:
-            raise click.UsageError(
-                f"Cannot work in {directory}: {error.strerror}. Give -C a folder."
-            ) from None
+            raise click.UsageError(f"Cannot work in {directory}: {error.strerror}. Give -C a folder.") from None
 
     def repository_path(self) -> str:
         """The folder of the repository that this invocation works on; raises NotARepository."""
@@ -89,7 +87,7 @@ class Session:
         return Console(
             file=sys.stdout,
             force_terminal=self.color,
-            no_color=not self.color,
+            color_system="standard" if self.color else None,
             width=None if sys.stdout.isatty() else 4000,
             highlight=False,
             markup=False,

@@ -27,9 +27,7 @@ def init_command(session: Session, directory: str | None) -> None:
 
 
 @click.command("demo", cls=Command)
-@click.option(
-    "--directory", metavar="DIR", type=click.Path(), help="Work in DIR, new or empty, and leave it there."
-)
+@click.option("--directory", metavar="DIR", type=click.Path(), help="Work in DIR, new or empty, and leave it there.")
 @click.option("--keep", is_flag=True, help="Leave the temporary folder to play with.")
 @pass_session
 def demo_command(session: Session, directory: str | None, keep: bool) -> None:
@@ -54,6 +52,4 @@ def completion_command(ctx: click.Context, shell: str) -> None:
 
     script = get_completion_class(shell)
     assert script is not None
-    ctx.ensure_object(Session).write(
-        script(ctx.find_root().command, {}, "ciuic", COMPLETION_VARIABLE).source() + "\n"
-    )
+    ctx.ensure_object(Session).write(script(ctx.find_root().command, {}, "ciuic", COMPLETION_VARIABLE).source() + "\n")

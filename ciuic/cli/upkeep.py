@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from ciuic.cli import humane
+from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import REVISION
 from ciuic.cli.durations import DURATION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import snapshot_text
+from ciuic.cli.words import short, snapshot_text
+from ciuic.errors import DamageError
 
 if TYPE_CHECKING:
+    from ciuic.history.statistics import Stats
+    from ciuic.store.fsck import FsckReport
     from ciuic.store.gc import GcReport
 
 
@@ -33,20 +37,16 @@ def prune_command(session: Session, revision: str, component: str | None) -> Non
     snapshot = repo.resolve(revision)
     repo.prune(snapshot.id, component)
     if session.as_json:
-        session.emit(
-            {"snapshot": snapshot.id, "component": component, "pruned": repo.prune_state(snapshot.id)}
-        )
+        session.emit({"snapshot": snapshot.id, "component": component, "pruned": repo.prune_state(snapshot.id)})
         return
     what = f"The {component} of " if component else ""
-    session.line(f"{what}{snapshot_text(session.paint, snapshot)} {'is' if component else 'are'} pruned")
+    session.line(f"{what}{snapshot_text(session.paint, snapshot)} is pruned")
     session.remark("`ciuic gc` frees the space.")
 
 
 @click.command("gc", cls=Command)
 @click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
-@click.option(
-    "--expire", metavar="AGE", type=DURATION, help="Forget reflog entries older than AGE: now, 12h, 30d."
-)
+@click.option("--expire", metavar="AGE", type=DURATION, help="Forget reflog entries older than AGE: now, 12h, 30d.")
 @click.option("--trust-clock", is_flag=True, help="Judge ages even when the clock and the logs disagree.")
 @pass_session
 def gc_command(session: Session, dry_run: bool, expire: timedelta | None, trust_clock: bool) -> None:
@@ -70,7 +70,8 @@ def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
     if report.snapshots:
         yield f"  {report.held_by_refs} behind branches, tags and HEAD"
     if report.held_by_reflog:
-        yield f"  {report.held_by_reflog} in reflogs alone, {humane.size(report.reflog_bytes)}; --expire AGE lets go of it sooner"
+        size = humane.size(report.reflog_bytes)
+        yield f"  {report.held_by_reflog} in reflogs alone, {size}; --expire AGE lets go of it sooner"
     if report.pruned:
         yield f"  {report.pruned} of them pruned, whole or in part"
     forgot = "Would forget" if report.dry_run else "Forgot"
@@ -86,13 +87,77 @@ def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
 @pass_session
 def fsck_command(session: Session, read_data: bool) -> None:
     """Check the repository. Ends with exit code 40 when something is damaged."""
-    with session.progress("checking") as progress:
+    with session.progress("checking", unit="packs") as progress:
         report = session.repo().fsck(read_data=read_data, progress=progress)
-    print(report)
+    if session.as_json:
+        session.emit({"ok": report.ok, **asdict(report)})
+    else:
+        for line in _fsck_lines(session, report):
+            session.line(line)
+    if not report.ok:
+        click.get_current_context().exit(DamageError.exit_code)
+
+
+def _fsck_lines(session: Session, report: FsckReport) -> Iterator[str]:
+    for problem in report.problems:
+        yield f"{session.paint('damaged:', 'red')} {printable(problem, keep=chr(10))}"
+    for snapshot in report.damaged_snapshots:
+        yield f"{session.paint('cannot be restored whole:', 'red')} snapshot {short(snapshot)}"
+    counts = ", ".join(
+        [
+            humane.count(report.snapshots, "snapshot"),
+            humane.count(report.trees, "tree"),
+            humane.count(report.chunks, "chunk"),
+            humane.count(report.packs, "pack"),
+        ]
+    )
+    depth = "every byte read" if report.read_data else "data not read; --read-data reads it"
+    verdict = "No damage" if report.ok else humane.count(len(report.problems), "problem")
+    yield f"{session.paint(verdict, 'bold')}: {counts} ({depth})"
 
 
 @click.command("stats", cls=Command)
 @pass_session
 def stats_command(session: Session) -> None:
     """Show how much the snapshots hold, how little of it is stored, and where the saving comes from."""
-    print(session.repo().stats())
+    stats = session.repo().stats()
+    if session.as_json:
+        by_codec = {name: {"raw_bytes": raw, "stored_bytes": stored} for name, (raw, stored) in stats.by_codec.items()}
+        savings = {"identical_bytes": stats.identical_bytes, "coded_bytes": stats.coded_bytes}
+        session.emit({**asdict(stats), **savings, "by_codec": by_codec})
+        return
+    counts = [
+        humane.count(stats.snapshots, "snapshot") + (f" ({stats.pruned} pruned)" if stats.pruned else ""),
+        humane.count(stats.branches, "branch", "branches"),
+        humane.count(stats.tags, "tag"),
+        humane.count(stats.chunks, "chunk"),
+        humane.count(stats.packs, "pack"),
+    ]
+    session.line(", ".join(counts))
+    if not stats.raw_bytes:
+        return
+    session.line()
+    columns = (Column(), Column(right=True), Column("dim", right=True), Column("dim"))
+    for line in aligned(session.paint, columns, list(_stats_rows(stats))):
+        session.line(line)
+
+
+def _stats_rows(stats: Stats) -> Iterator[list[str]]:
+    """From what the snapshots hold to what the disk holds."""
+
+    def row(title: str, size: int, remark: str = "") -> list[str]:
+        return [title, humane.size(size), humane.percent(size / stats.raw_bytes), remark]
+
+    def saving(title: str, size: int, remark: str) -> list[str]:
+        sign = "-" if size > 0 else "+" if size < 0 else ""
+        return [title, sign + humane.size(abs(size)), humane.percent(abs(size) / stats.raw_bytes), remark]
+
+    yield row("raw", stats.raw_bytes, "every snapshot as files of its own")
+    for name, size in sorted(stats.raw_by_component.items(), key=lambda item: -item[1]):
+        yield row(f"  {printable(name)}", size)
+    yield saving("identical", stats.identical_bytes, "was stored already")
+    yield saving("coded", stats.coded_bytes, "compressed away")
+    for name, (raw, stored) in sorted(stats.by_codec.items(), key=lambda item: -item[1][0]):
+        yield saving(f"  {printable(name)}", raw - stored, f"{humane.size(raw)} as {humane.size(stored)}")
+    yield row("stored", stats.stored_bytes)
+    yield row("on disk", stats.pack_bytes, "with trees, indexes, and what gc could free")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SHORT = 8
 Labels = Mapping[str, "list[str]"]
+Prunes = Mapping[str, "frozenset[str]"]
 
 
 def short(name: str) -> str:
@@ -61,9 +62,7 @@ def painted_labels(paint: Paint, labels: list[str]) -> str:
     if not labels:
         return ""
     colors = {True: ("cyan",), False: ("green",)}
-    return (
-        "(" + ", ".join(paint(label, *colors[label.startswith(("HEAD", "tag: "))]) for label in labels) + ")"
-    )
+    return "(" + ", ".join(paint(label, *colors[label.startswith(("HEAD", "tag: "))]) for label in labels) + ")"
 
 
 def pruned_text(pruned: frozenset[str]) -> str:
@@ -73,7 +72,7 @@ def pruned_text(pruned: frozenset[str]) -> str:
     return f"{', '.join(sorted(pruned))} pruned" if pruned else ""
 
 
-def snapshot_record(repo: Repo, snapshot: Snapshot, labels: Labels) -> dict[str, Any]:
+def snapshot_record(snapshot: Snapshot, labels: Labels, prunes: Prunes) -> dict[str, Any]:
     """A snapshot as a JSON object."""
     return {
         "id": snapshot.id,
@@ -89,5 +88,5 @@ def snapshot_record(repo: Repo, snapshot: Snapshot, labels: Labels) -> dict[str,
         "raw_bytes": snapshot.raw_bytes,
         "added_bytes": snapshot.added_bytes,
         "refs": labels.get(snapshot.id, []),
-        "pruned": repo.prune_state(snapshot.id),
+        "pruned": prunes.get(snapshot.id, frozenset()),
     }

@@ -118,9 +118,7 @@ def _build(folder: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(reflog, "time", SimpleNamespace(time_ns=lambda: start - hours_ago * HOUR_NS))
 
     torch.manual_seed(0)
-    model = torch.nn.ModuleDict(
-        {"layers": torch.nn.ModuleList([torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)])}
-    )
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)])})
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
 
     def commit(repo: Any, step: int, lr: float, message: str = "") -> None:
@@ -186,7 +184,5 @@ def ids(history: Path) -> dict[str, str]:
 
     repo = ciuic.Repo.open(history)
     return {
-        f"{branch}:{snapshot.step}": snapshot.id
-        for branch in ("main", "lr-sweep")
-        for snapshot in repo.log(branch)
+        f"{branch}:{snapshot.step}": snapshot.id for branch in ("main", "lr-sweep") for snapshot in repo.log(branch)
     }

@@ -17,8 +17,13 @@ def test_diff_of_two_branches(run: Run, ids: dict[str, str]) -> None:
     assert re.search(r"^  optimizer/param_groups/0/lr +0\.001 +-> +0\.0003$", result.out, re.MULTILINE)
     assert re.search(r"^tensors\n +changed +L2 +relative +max abs +cosine +path$", result.out, re.MULTILINE)
     assert re.search(r"^ +100\.0 % .* model/layers\.0\.weight$", result.out, re.MULTILINE)
-    assert re.search(r"^ +100\.0 % .* optimizer/state/layers\.0\.weight/exp_avg$", result.out, re.MULTILINE)
     assert re.search(r"^\d+ tensors changed, \d+ unchanged$", result.lines[-1])
+
+
+def test_diff_compares_optimizer_state_alike(run: Run) -> None:
+    result = run("diff", "--path", "optimizer", "--limit", "0")
+    assert re.search(r"^ +100\.0 % .* optimizer/state/layers\.0\.weight/exp_avg$", result.out, re.MULTILINE)
+    assert re.search(r"^ +100\.0 % .* optimizer/state/layers\.0  exp_avg_sq$", result.out, re.MULTILINE)
 
 
 def test_diff_shows_metrics(run: Run) -> None:
@@ -40,11 +45,7 @@ def test_diff_of_a_snapshot_with_itself(run: Run) -> None:
 
 @pytest.mark.parametrize("path", ["optimizer", "model/layers.0", "model/layers.0.weight"])
 def test_diff_of_a_part(run: Run, path: str) -> None:
-    tensors = [
-        record["path"]
-        for record in run("--json", "diff", "--path", path).records
-        if record["type"] == "tensor"
-    ]
+    tensors = [record["path"] for record in run("--json", "diff", "--path", path).records if record["type"] == "tensor"]
     assert tensors
     assert all(each.startswith(path) for each in tensors)
     assert "config" not in run("diff", "--path", path).out

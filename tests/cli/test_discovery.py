@@ -42,9 +42,7 @@ def test_a_folder_inside_the_repository(history: Path, tip: str, monkeypatch: py
     assert where(run_here("log")) == tip
 
 
-def test_a_hidden_folder_here_and_above(
-    copy: Path, tip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hidden_folder_here_and_above(copy: Path, tip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.move(copy, tmp_path / "project" / ".ciuic")
     below = tmp_path / "project" / "a" / "b"
     below.mkdir(parents=True)
@@ -53,9 +51,7 @@ def test_a_hidden_folder_here_and_above(
         assert where(run_here("log")) == tip
 
 
-def test_as_if_started_elsewhere(
-    history: Path, tip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_if_started_elsewhere(history: Path, tip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert where(run_here("-C", str(history), "log")) == tip
     assert Path.cwd() == tmp_path, "a command in this process must not move it"

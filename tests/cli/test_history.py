@@ -135,12 +135,10 @@ def test_show_as_json(run: Run, ids: dict[str, str]) -> None:
 def test_reflog(run: Run, ids: dict[str, str]) -> None:
     lines = run("reflog", "main").lines
     assert len(lines) == 6
-    assert lines[0].startswith(f"{ids['main:599'][:8]}  main@{{0}}  1 hour ago")
-    assert lines[2].startswith(f"{ids['main:399'][:8]}  main@{{2}}  3 hours ago")
+    assert re.fullmatch(rf"{ids['main:599'][:8]}  main@\{{0}}  +1 hour ago  commit: step 599 .*", lines[0])
+    assert re.fullmatch(rf"{ids['main:399'][:8]}  main@\{{2}}  3 hours ago  commit: step 399 .*", lines[2])
     records = run("--json", "reflog", "main").records
-    assert [record["new"] for record in records] == [
-        ids[f"main:{step}"] for step in (599, 499, 399, 299, 199, 99)
-    ]
+    assert [record["new"] for record in records] == [ids[f"main:{step}"] for step in (599, 499, 399, 299, 199, 99)]
     assert records[0]["old"] == ids["main:499"]
     assert records[-1]["old"] is None
 

@@ -53,7 +53,7 @@ def test_a_command_on_metadata_imports_nothing_heavy(copy: Path, arguments: tupl
 
 
 def test_python_m_ciuic_is_ciuic(history: Path) -> None:
-    assert run_process("log", cwd=history).out == run_here("-C", str(history), "log").out
+    assert run_process("--json", "log", cwd=history).out == run_here("-C", str(history), "--json", "log").out
 
 
 def test_a_closed_pipe_is_quiet(history: Path) -> None:

@@ -24,9 +24,7 @@ def test_checkout_of_a_branch_attaches_head(change: Run, ids: dict[str, str]) ->
 
 
 @pytest.mark.parametrize(("revision", "meaning"), [("baseline", "main:199"), ("main~2", "main:399")])
-def test_checkout_of_anything_else_detaches_it(
-    change: Run, ids: dict[str, str], revision: str, meaning: str
-) -> None:
+def test_checkout_of_anything_else_detaches_it(change: Run, ids: dict[str, str], revision: str, meaning: str) -> None:
     result = change("checkout", revision)
     assert result.lines[0].startswith(f"HEAD is detached at {ids[meaning][:8]} ")
     assert "new branch" in result.lines[1]
@@ -59,18 +57,13 @@ def test_branches_are_listed_and_the_current_one_marked(run: Run, ids: dict[str,
 
 
 def test_a_branch_is_made_and_deleted(change: Run, ids: dict[str, str]) -> None:
-    assert (
-        change("branch", "warmer", "step:499").lines[0]
-        == f"branch warmer is at {ids['main:499'][:8]} (step 499)"
-    )
+    assert change("branch", "warmer", "step:499").lines[0] == f"branch warmer is at {ids['main:499'][:8]} (step 499)"
     assert change("branch", "here").code == 0
     names = {record["branch"]: record["snapshot"] for record in change("--json", "branch").records}
     assert names["warmer"] == ids["main:499"]
     assert names["here"] == ids["main:599"]
     assert head(change)[0] == "main", "making a branch leaves HEAD where it is"
-    assert (
-        change("branch", "-d", "warmer").lines[0] == f"branch warmer deleted; it was at {ids['main:499'][:8]}"
-    )
+    assert change("branch", "-d", "warmer").lines[0] == f"branch warmer deleted; it was at {ids['main:499'][:8]}"
     assert "warmer" not in change("branch").out
 
 

@@ -28,7 +28,6 @@ MEANINGS = {
     "main@{1}": "main:499",
     "main@{3}~1": "main:199",
     "main@{150 minutes ago}": "main:399",
-    "main@{2 hours 30 minutes ago}": "main:399",
     "main@{90 minutes ago}": "main:499",
     "step:499": "main:499",
     "step:99": "main:99",

@@ -82,7 +82,7 @@ def test_completion_of_revisions(history: Path, tmp_path: Path) -> None:
 
 
 def test_completion_without_a_repository_offers_nothing(tmp_path: Path) -> None:
-    assert complete(tmp_path, "ciuic", "--repo", "nowhere", "show", "") == []
+    assert complete(tmp_path, "ciuic", "--repo", "nowhere", "show", "x") == [""]
 
 
 def test_the_demo_is_wired(tmp_path: Path) -> None:

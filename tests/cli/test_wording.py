@@ -129,7 +129,5 @@ class Terminal(io.StringIO):
         ("never", Terminal(), {}, False),
     ],
 )
-def test_when_there_is_colour(
-    choice: str, stream: io.StringIO, environment: dict[str, str], expected: bool
-) -> None:
+def test_when_there_is_colour(choice: str, stream: io.StringIO, environment: dict[str, str], expected: bool) -> None:
     assert wants_color(choice, stream, environment) is expected

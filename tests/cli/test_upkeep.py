@@ -1,0 +1,165 @@
+"""prune, gc, fsck and stats."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run, run_here
+
+
+def test_prune_of_a_snapshot(change: Run, ids: dict[str, str]) -> None:
+    result = change("prune", "main~3")
+    assert result.lines[0] == f"{ids['main:299'][:8]} (step 299) is pruned"
+    assert change("cat", "main~3:extra/tokens_seen").code == 70
+    assert change("cat", "main~2:extra/tokens_seen").code == 0
+
+
+def test_prune_of_a_component(change: Run, ids: dict[str, str]) -> None:
+    record = change("--json", "prune", "main~3", "--component", "optimizer").record
+    assert (record["snapshot"], record["component"], record["pruned"]) == (
+        ids["main:299"],
+        "optimizer",
+        ["optimizer"],
+    )
+    assert change("cat", "main~3:extra/tokens_seen").code == 0
+
+
+def test_prune_of_what_is_not_there(change: Run) -> None:
+    assert change("prune", "nothing").code == 21
+    result = change("prune", "HEAD", "--component", "sheduler")
+    assert result.code == 23
+    assert "sheduler" in result.err
+
+
+def test_gc_frees_what_was_pruned(change: Run, copy: Path) -> None:
+    change("prune", "main~3")
+    forecast = change("--json", "gc", "--dry-run").record
+    assert forecast["dry_run"] is True
+    assert forecast["freed_bytes"] > 0
+    before = packs(copy)
+    assert change("gc", "--dry-run").lines[0].startswith("Would free ")
+    assert packs(copy) == before, "a trial changes nothing"
+    result = change("gc")
+    assert result.code == 0
+    assert re.match(r"Freed \d", result.lines[0])
+    assert packs(copy) != before
+    assert len(change("log").lines) == 6, "a pruned snapshot keeps its place"
+    assert change("cat", "main~2:extra/tokens_seen").out == "399000\n"
+
+
+def packs(repository: Path) -> set[str]:
+    return {path.name for path in (repository / "packs").iterdir()}
+
+
+def test_gc_keeps_what_the_reflog_remembers_and_says_so(change: Run, ids: dict[str, str]) -> None:
+    change("reset", "main~2")
+    result = change("gc")
+    assert any("reflogs alone" in line for line in result.lines)
+    assert change("show", ids["main:599"]).code == 0
+    assert change("reset", "main@{1}").code == 0
+
+
+def test_gc_lets_go_of_what_has_expired(change: Run, ids: dict[str, str]) -> None:
+    change("reset", "main~2")
+    result = change("gc", "--expire", "now")
+    assert result.code == 0
+    assert re.search(r"^Forgot \d+ reflog entries of main$", result.out, re.MULTILINE)
+    assert change("show", ids["main:599"]).code == 21
+    assert change("fsck").code == 0
+
+
+def test_gc_of_a_deleted_branch(change: Run, ids: dict[str, str]) -> None:
+    change("branch", "-d", "lr-sweep")
+    change("gc")
+    assert change("show", ids["lr-sweep:499"]).code == 0
+    change("gc", "--expire", "now")
+    assert change("show", ids["lr-sweep:499"]).code == 21
+
+
+@pytest.mark.parametrize("expire", ["soon", "-1d", "3", "d"])
+def test_an_age_that_is_none(change: Run, expire: str) -> None:
+    result = change("gc", "--expire", expire)
+    assert result.code == 2
+    assert "30d" in result.err
+
+
+@pytest.mark.parametrize("expire", ["30d", "12h", "8w", "90m", "45s"])
+def test_ages(change: Run, expire: str) -> None:
+    assert change("gc", "--dry-run", "--expire", expire).code == 0
+
+
+def test_fsck_of_a_sound_repository(run: Run) -> None:
+    for arguments in (("fsck",), ("fsck", "--read-data")):
+        result = run(*arguments)
+        assert (result.code, result.err) == (0, "")
+        assert "no damage" in result.out.lower()
+
+
+def test_fsck_and_reads_of_a_damaged_repository(change: Run, copy: Path) -> None:
+    largest = max((copy / "packs").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    for position in range(200, len(data) - 600, 97):
+        data[position] ^= 0x40
+    largest.chmod(0o644)
+    largest.write_bytes(data)
+    result = change("fsck", "--read-data")
+    assert result.code == 40
+    assert largest.name[:12] in result.out + result.err
+
+
+def test_a_missing_pack(change: Run, copy: Path) -> None:
+    for pack in (copy / "packs").iterdir():
+        pack.unlink()
+    result = change("log")
+    assert result.code == 43
+    assert "fsck" in result.err
+    assert change("fsck").code == 40
+
+
+def test_a_damaged_ref(change: Run, copy: Path) -> None:
+    log = copy / "refs" / "heads" / "main"
+    data = bytearray(log.read_bytes())
+    data[600] ^= 1
+    log.write_bytes(data)
+    assert change("reflog", "main").code == 42
+    assert change("fsck").code == 40
+
+
+def test_a_format_from_the_future(change: Run, copy: Path) -> None:
+    (copy / "format").write_text("ciuic 9\n")
+    result = change("log")
+    assert result.code == 13
+    assert "Upgrade" in result.err
+
+
+def test_a_broken_configuration(change: Run, copy: Path) -> None:
+    (copy / "config.toml").write_text("chunk_size = [")
+    result = change("log")
+    assert result.code == 14
+    assert "config.toml" in result.err
+
+
+def test_the_index_may_be_gone(change: Run, copy: Path) -> None:
+    import shutil
+
+    shutil.rmtree(copy / "index")
+    assert len(change("log").lines) == 6
+    assert change("fsck").code == 0
+
+
+def test_stats(run: Run) -> None:
+    result = run("stats")
+    assert result.code == 0
+    assert "snapshots" in result.out
+    record = run("--json", "stats").record
+    assert record["version"] == 1
+
+
+def test_stats_of_a_new_repository(tmp_path: Path) -> None:
+    run_here("init", str(tmp_path / "new"))
+    assert run_here("--repo", str(tmp_path / "new"), "stats").code == 0
+    assert run_here("--repo", str(tmp_path / "new"), "gc").code == 0
+    assert run_here("--repo", str(tmp_path / "new"), "fsck").code == 0

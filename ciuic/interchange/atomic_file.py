@@ -67,6 +67,4 @@ class AtomicFile:
         if os.path.isdir(self._path):
             raise StorageError(f"{self._path} is a folder. Name a file to write.")
         if not self._replace and os.path.lexists(self._path):
-            raise StorageError(
-                f"{self._path} exists already. Pass force (--force) to replace it, or another name."
-            )
+            raise StorageError(f"{self._path} exists already. Pass force (--force) to replace it, or another name.")

@@ -19,14 +19,14 @@ def to_plain_objects(name: str, node: StateNode) -> Any:
 
     numpy arrays become tensors, which ``torch.load(weights_only=True)`` reads.
     """
-    state = to_live(_as_torch(node))
+    state = to_live(_as_arrays_of("torch", node))
     return _optimizers_by_index(state) if name == "optimizer" else state
 
 
-def _as_torch(node: StateNode) -> StateNode:
+def _as_arrays_of(library: str, node: StateNode) -> StateNode:
     if isinstance(node, Container):
-        return Container(node.kind, tuple((key, _as_torch(child)) for key, child in node.items))
-    return replace(node, array="torch") if isinstance(node, Tensor) else node
+        return Container(node.kind, tuple((key, _as_arrays_of(library, child)) for key, child in node.items))
+    return replace(node, array=library) if isinstance(node, Tensor) else node
 
 
 def _optimizers_by_index(state: Any) -> Any:
@@ -48,19 +48,20 @@ def to_component(name: str, state: Any, file: str) -> StateNode:
         return _models(state, (name,), capture, file)
     if name == "optimizer":
         return _optimizers(state, (name,), capture, file)
-    return to_tree(state, (name,), capture)
+    tree = to_tree(state, (name,), capture)
+    if name != "rng" or not isinstance(tree, Container):
+        return tree
+    # numpy's generator takes its own arrays back, which an export wrote as tensors.
+    children = ((key, _as_arrays_of("numpy", child) if key == "numpy" else child) for key, child in tree.items)
+    return Container(tree.kind, tuple(children))
 
 
 def _models(state: Any, path: tuple[Key, ...], capture: Capture, file: str) -> StateNode:
     if isinstance(state, (list, tuple)) or (isinstance(state, Mapping) and _holds_several(state)):
         return _several(state, path, lambda child, below: _models(child, below, capture, file))
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise InvalidImport(
-            f"{file} holds no model: a mapping of names to tensors is needed. Say what else it is."
-        )
-    return Container(
-        "module", tuple((key, to_tree(item, (*path, key), capture)) for key, item in state.items())
-    )
+        raise InvalidImport(f"{file} holds no model: a mapping of names to tensors is needed. Say what else it is.")
+    return Container("module", tuple((key, to_tree(item, (*path, key), capture)) for key, item in state.items()))
 
 
 def _holds_several(state: Mapping[Any, Any]) -> bool:
@@ -78,15 +79,11 @@ def _optimizers(state: Any, path: tuple[Key, ...], capture: Capture, file: str) 
         rest = [(key, to_tree(item, (*path, key), capture)) for key, item in named.items() if key != "state"]
         return Container("dict", (rest[0], ("state", Container("module", tuple(slots))), *rest[1:]))
     if not isinstance(state, (Mapping, list, tuple)) or not state:
-        raise InvalidImport(
-            f"{file} holds no optimizer: state and param_groups are needed. Say what else it is."
-        )
+        raise InvalidImport(f"{file} holds no optimizer: state and param_groups are needed. Say what else it is.")
     return _several(state, path, lambda child, below: _optimizers(child, below, capture, file))
 
 
-def _several(
-    state: Any, path: tuple[Key, ...], convert: Callable[[Any, tuple[Key, ...]], StateNode]
-) -> Container:
+def _several(state: Any, path: tuple[Key, ...], convert: Callable[[Any, tuple[Key, ...]], StateNode]) -> Container:
     kind = "dict" if isinstance(state, Mapping) else "list" if isinstance(state, list) else "tuple"
     pairs = state.items() if isinstance(state, Mapping) else enumerate(state)
     return Container(kind, tuple((key, convert(child, (*path, key))) for key, child in pairs))

@@ -63,9 +63,7 @@ def export_snapshot(
     if format == "torch":
         return _export_torch(components, file, names, component == ALL, force, progress)
     if component == ALL:
-        raise UnsupportedState(
-            f"{file}: a safetensors file holds one component. Name it, or export to a .pt file."
-        )
+        raise UnsupportedState(f"{file}: a safetensors file holds one component. Name it, or export to a .pt file.")
     return _export_safetensors(components[component], file, component, metadata or {}, force, progress)
 
 
@@ -73,9 +71,7 @@ def _format_of(file: str) -> str:
     for suffix, format in FORMATS.items():
         if file.endswith(suffix):
             return format
-    raise UnsupportedState(
-        f"{file}: no known suffix. Name it .safetensors, .pt or .pth, or say which format."
-    )
+    raise UnsupportedState(f"{file}: no known suffix. Name it .safetensors, .pt or .pth, or say which format.")
 
 
 def _export_safetensors(
@@ -93,7 +89,7 @@ def _export_safetensors(
     header = {"format": "pt", **metadata, **containers_metadata(containers), **tied}
     advance = _counter(sum(tensor.source.nbytes for tensor in kept.values()), progress)
     with AtomicFile(file, replace=force) as out:
-        write_tensors(out, list(kept.items()), header, advance=advance)
+        write_tensors(out, kept, header, advance=advance)
     return ExportReport(file, "safetensors", (component,), len(kept), out.size, tied)
 
 

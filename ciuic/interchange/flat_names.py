@@ -31,9 +31,7 @@ def flatten(node: StateNode, component: str) -> tuple[dict[tuple[Key, ...], Tens
     containers: dict[str, str] = {}
     _collect(node, (), component, tensors, containers)
     if len({path_text(path) for path in tensors} | set(containers)) < len(tensors) + len(containers):
-        raise UnsupportedState(
-            f"{component}: two keys read alike once joined by '/'. Export to a .pt file instead."
-        )
+        raise UnsupportedState(f"{component}: two keys read alike once joined by '/'. Export to a .pt file instead.")
     return tensors, containers
 
 
@@ -49,15 +47,12 @@ def _collect(
         tensors[path] = node
     elif isinstance(node, Container):
         if path_text(path) in containers:
-            raise UnsupportedState(
-                f"{where}: two keys read alike once joined by '/'. Export to a .pt file instead."
-            )
+            raise UnsupportedState(f"{where}: two keys read alike once joined by '/'. Export to a .pt file instead.")
         containers[path_text(path)] = node.kind
         for key, child in node.items:
             if isinstance(key, int) and node.kind not in ("list", "tuple"):
                 raise UnsupportedState(
-                    f"{where}: a safetensors file cannot hold the integer key {key}. "
-                    "Export to a .pt file instead."
+                    f"{where}: a safetensors file cannot hold the integer key {key}. Export to a .pt file instead."
                 )
             _collect(child, (*path, key), component, tensors, containers)
     else:
@@ -92,14 +87,8 @@ def _read_kinds(text: str, file: str) -> dict[str, str]:
         kinds = json.loads(text)
     except (ValueError, RecursionError):
         kinds = None
-    if (
-        not isinstance(kinds, dict)
-        or "" not in kinds
-        or not set(map(str, kinds.values())) <= set(CONTAINER_KINDS)
-    ):
-        raise InvalidImport(
-            f"{file}: the metadata {CONTAINERS_KEY} is not a map of containers. Export the file again."
-        )
+    if not isinstance(kinds, dict) or "" not in kinds or not set(map(str, kinds.values())) <= set(CONTAINER_KINDS):
+        raise InvalidImport(f"{file}: the metadata {CONTAINERS_KEY} is not a map of containers. Export the file again.")
     return kinds
 
 

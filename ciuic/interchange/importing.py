@@ -38,9 +38,7 @@ def read_file(file: str, *, to: str = "model") -> tuple[dict[str, Any], dict[str
     if to != ALL:
         return {to: state}, {}
     if not isinstance(state, Mapping) or not state or not set(state) <= set(COMPONENTS):
-        raise InvalidImport(
-            f"{file} does not hold component → state. Name the component that it is to become."
-        )
+        raise InvalidImport(f"{file} does not hold component → state. Name the component that it is to become.")
     return dict(state), {}
 
 

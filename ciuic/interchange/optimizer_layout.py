@@ -41,13 +41,9 @@ def to_name_layout(state: Mapping[str, Any], file: str) -> dict[str, Any]:
     groups = []
     for params, named, group in _groups(state, file):
         names.update(zip(params, named, strict=True))
-        groups.append(
-            {**{key: value for key, value in group.items() if key != "param_names"}, "params": named}
-        )
+        groups.append({**{key: value for key, value in group.items() if key != "param_names"}, "params": named})
     if len(set(names.values())) < sum(len(group["params"]) for group in groups):
-        raise InvalidImport(
-            f"{file}: a parameter stands twice in its param_groups. Save the optimizer again."
-        )
+        raise InvalidImport(f"{file}: a parameter stands twice in its param_groups. Save the optimizer again.")
     slots = {names[index]: value for index, value in state["state"].items() if index in names}
     other = {index: value for index, value in state["state"].items() if index not in names}
     layout = {key: value for key, value in state.items() if key not in ("state", "param_groups")}
@@ -65,10 +61,6 @@ def _groups(state: Mapping[str, Any], file: str) -> Iterator[tuple[list[Any], li
         if not isinstance(params, list) or not all(isinstance(index, (int, str)) for index in params):
             raise InvalidImport(f"{file}: its param_groups are not an optimizer's. Save the optimizer again.")
         named = group.get("param_names")
-        if (
-            not isinstance(named, list)
-            or len(named) != len(params)
-            or not all(isinstance(name, str) for name in named)
-        ):
+        if not isinstance(named, list) or len(named) != len(params) or not all(isinstance(name, str) for name in named):
             named = [f"#{number}.{index}" for index in range(len(params))]
         yield params, named, group

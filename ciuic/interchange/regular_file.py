@@ -30,10 +30,6 @@ def path_inside(folder: str, name: str) -> str:
         path = os.path.realpath(os.path.join(root, name))
     except ValueError:  # a NUL, or half a surrogate pair
         path = os.sep
-    if (
-        os.path.isabs(name)
-        or ".." in name.replace("\\", "/").split("/")
-        or os.path.commonpath([root, path]) != root
-    ):
+    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/") or os.path.commonpath([root, path]) != root:
         raise UnsafePath(f"{name!r} leads out of {folder}, so it is not read. Put all files into one folder.")
     return path

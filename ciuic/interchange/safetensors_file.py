@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from ciuic.errors import InvalidImport, UnsupportedState
@@ -20,7 +20,7 @@ PIECE_BYTES = 4 << 20
 
 def write_tensors(
     out: AtomicFile,
-    tensors: Sequence[tuple[str, Tensor]],
+    tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     *,
     advance: Callable[[int], None] = lambda written: None,
@@ -30,28 +30,26 @@ def write_tensors(
     Raises UnsupportedState for a dtype that the format lacks. ``advance`` hears the bytes of each piece
     written.
     """
-    for name, tensor in tensors:
+    for name, tensor in tensors.items():
         if name == METADATA:
-            raise UnsupportedState(
-                f"{name}: the format keeps this name for itself. Export to a .pt file instead."
-            )
+            raise UnsupportedState(f"{name}: the format keeps this name for itself. Export to a .pt file instead.")
         if tensor.dtype not in DTYPES or tensor.quantizer is not None:
             raise UnsupportedState(
-                f"{name}: a safetensors file cannot hold {tensor.dtype} tensors. "
-                "Export to a .pt file instead."
+                f"{name}: a safetensors file cannot hold {tensor.dtype} tensors. Export to a .pt file instead."
             )
     # The widest elements first, as the reference implementation does: so each tensor starts aligned.
-    ordered = sorted(tensors, key=lambda item: -DTYPES[item[1].dtype][1])
-    out.write(encode_header(((name, tensor.dtype, tensor.shape) for name, tensor in ordered), metadata))
-    for _, tensor in ordered:
-        for start in range(0, tensor.source.nbytes, PIECE_BYTES):
-            stop = min(start + PIECE_BYTES, tensor.source.nbytes)
-            out.write(tensor.source.read(start, stop))
+    data_order = sorted(tensors, key=lambda name: -DTYPES[tensors[name].dtype][1])
+    out.write(encode_header(tensors, data_order, metadata))
+    for name in data_order:
+        source = tensors[name].source
+        for start in range(0, source.nbytes, PIECE_BYTES):
+            stop = min(start + PIECE_BYTES, source.nbytes)
+            out.write(source.read(start, stop))
             advance(stop - start)
 
 
 def read_tensors(file: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Every tensor of a file, in the order of its bytes, and its metadata. Raises InvalidImport."""
+    """Every tensor of a file, in the order of its header, and its metadata. Raises InvalidImport."""
     import torch
 
     with open_regular(file) as stream:
@@ -60,14 +58,11 @@ def read_tensors(file: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         for name, entry in header.tensors.items():
             dtype = getattr(torch, entry.dtype, None)
             if dtype is None:
-                raise InvalidImport(
-                    f"{file}: {name!r} needs a newer torch, which has {entry.dtype}. Upgrade torch."
-                )
+                raise InvalidImport(f"{file}: {name!r} needs a newer torch, which has {entry.dtype}. Upgrade torch.")
             data = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
+            stream.seek(header.data_start + entry.start)
             if stream.readinto(cast("Any", data.numpy())) != data.numel():
                 raise InvalidImport(f"{file} ends within {name!r}. Get an intact copy of the file.")
             empty = not data.numel()
-            tensors[name] = (
-                torch.empty(entry.shape, dtype=dtype) if empty else data.view(dtype).reshape(entry.shape)
-            )
+            tensors[name] = torch.empty(entry.shape, dtype=dtype) if empty else data.view(dtype).reshape(entry.shape)
     return tensors, header.metadata

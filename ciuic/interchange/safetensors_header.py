@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
 from ciuic.errors import InvalidImport
+from ciuic.objects.state_tree import Tensor
 
 METADATA = "__metadata__"
 
@@ -57,22 +58,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """``tensors`` lie in the order of their bytes; the data begins ``data_start`` bytes into the file."""
+    """The data, which the offsets of ``tensors`` count from, begins ``data_start`` bytes into the file."""
 
     tensors: dict[str, Entry]
     metadata: dict[str, str]
     data_start: int
 
 
-def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """Length and header for (name, dtype, shape) in the order of their data, padded to align the data."""
+def encode_header(tensors: Mapping[str, Tensor], data_order: Iterable[str], metadata: Mapping[str, str]) -> bytes:
+    """Length and header, padded to align the data. Names stand in the order of ``tensors``, data in ``data_order``."""
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    header.update(dict.fromkeys(tensors))
     end = 0
-    for name, dtype, shape in tensors:
-        code, width = DTYPES[dtype]
-        start, end = end, end + width * math.prod(shape)
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    for name in data_order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.source.nbytes
+        offsets = {"data_offsets": [start, end]}
+        header[name] = {"dtype": DTYPES[tensor.dtype][0], "shape": list(tensor.shape), **offsets}
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
@@ -98,7 +101,6 @@ def read_header(stream: BinaryIO, file_size: int, name: str) -> Header:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _refuse(name, "its metadata is not a mapping of strings")
     tensors = {key: _entry(key, value, name) for key, value in fields.items()}
-    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
     _check_layout(tensors, file_size - 8 - length, name)
     return Header(tensors, metadata, 8 + length)
 
@@ -119,18 +121,14 @@ def _entry(key: str, value: Any, file: str) -> Entry:
 
 def _sizes(value: Any) -> bool:
     """A list of sizes whose product, zeros aside, is below 2**63: torch can count it."""
-    if (
-        not isinstance(value, list)
-        or len(value) > 64
-        or not all(type(size) is int and size >= 0 for size in value)
-    ):
+    if not isinstance(value, list) or len(value) > 64 or not all(type(size) is int and size >= 0 for size in value):
         return False
     return math.prod(size or 1 for size in value) < 1 << 63
 
 
 def _check_layout(tensors: Mapping[str, Entry], data_size: int, file: str) -> None:
     end = 0
-    for key, entry in tensors.items():
+    for key, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != end:
             _refuse(file, f"the data of {key!r} overlaps another tensor's or leaves a hole before it")
         end = entry.stop

@@ -56,7 +56,7 @@ class ImportReport:
 def export(
     repo: Repository,
     revision: str | Snapshot,
-    file: str,
+    file: str | os.PathLike[str],
     *,
     component: str = "model",
     format: str | None = None,
@@ -67,6 +67,7 @@ def export(
 
     The header of a safetensors file names the snapshot: "ciuic.snapshot", "ciuic.component" and "ciuic.step".
     """
+    file = os.fspath(file)
     snapshot = repo.resolve(revision)
     components = repo.components(snapshot)
     if component in snapshot.tree and component not in components:
@@ -87,7 +88,7 @@ def export(
 
 def import_file(
     repo: Repository,
-    file: str,
+    file: str | os.PathLike[str],
     *,
     to: str = "model",
     message: str = "",
@@ -102,6 +103,7 @@ def import_file(
     """
     from ciuic.interchange.component_trees import to_component
 
+    file = os.fspath(file)
     states, _ = read_file(file, to=to)
     components = {name: to_component(name, state, file) for name, state in states.items()}
     tensors = [leaf for node in components.values() for _, leaf in walk(node) if isinstance(leaf, Tensor)]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciuic.errors import UnknownPath
+from ciuic.errors import Pruned, UnknownPath
 from ciuic.history import tensor_statistics
 from ciuic.history.diff import TypeChange, ValueChange, diff_states
 from ciuic.objects.snapshot import Snapshot
@@ -26,11 +26,12 @@ NUMERIC_DTYPES = [
 ]
 
 
-def recorded(config=None, metrics=None):
+def recorded(config=None, metrics=None, tree=()):
     """A snapshot with this config and these metrics."""
     return Snapshot(
         id="0" * 64, step=1, epoch=None, timestamp=datetime(2025, 4, 5, tzinfo=timezone.utc), message="",
-        metrics=metrics or {}, config=config or {}, parents=(), tree={}, contains=(), raw_bytes={}, added_bytes=0,
+        metrics=metrics or {}, config=config or {}, parents=(), tree=dict.fromkeys(tree, ""), contains=(), raw_bytes={},
+        added_bytes=0,
     )  # fmt: skip
 
 
@@ -160,13 +161,20 @@ def test_a_dtype_without_numbers_is_compared_by_its_bytes(dtype, nbytes, element
     assert (found.l2, found.relative_l2, found.max_abs, found.cosine) == (None, None, None, None)
 
 
-def test_generator_state_is_opaque_and_comes_last():
-    a = {"rng": Container("dict", (("torch", leaf([1, 2], "uint8")),)), "model": module(w=leaf([1.0]))}
-    b = {"rng": Container("dict", (("torch", leaf([9, 9], "uint8")),)), "model": module(w=leaf([1.5]))}
-    found = diff(a, b)
-    assert [tensor.path for tensor in found.tensors] == ["model/w", "rng/torch"]
-    assert found.tensors[1].l2 is None
-    assert [total.path for total in found.modules] == ["model"]
+def test_random_generators_in_another_state_are_just_named():
+    def state(torch_state, position, weight):
+        arrays = Container("dict", (("key", leaf([1, 2], "int32")), ("pos", Value(position))))
+        rng = Container(
+            "dict", (("torch", leaf(torch_state, "uint8")), ("numpy", arrays), ("python", Value((3, None))))
+        )
+        return {"rng": rng, "model": module(w=leaf([weight]))}
+
+    found = diff(state([1, 2], 5, 1.0), state([9, 9], 6, 1.0))
+    assert found.generators == ("rng/torch", "rng/numpy")
+    assert (found.tensors, found.values, found.modules, found.unchanged_count) == ((), (), (), 1)
+    assert not found.same_state
+    assert diff(state([1, 2], 5, 1.0), state([1, 2], 5, 1.0)).same_state
+    assert diff(state([1, 2], 5, 1.0), state([9, 9], 5, 2.0), path="model").generators == ()
 
 
 def test_scalars_and_empty_tensors():
@@ -211,11 +219,7 @@ def test_progress_counts_the_bytes_that_have_to_be_read():
 
 def test_keys_types_and_shapes():
     a = {"model": module(gone=leaf([1.0]), shaped=leaf([1.0, 2.0]), cast=leaf([1.0]), same=leaf([5.0]))}
-    b = {
-        "model": module(
-            shaped=leaf([[1.0, 2.0]]), cast=leaf([1.0], "bfloat16"), same=leaf([5.0]), new=Value(3)
-        )
-    }
+    b = {"model": module(shaped=leaf([[1.0, 2.0]]), cast=leaf([1.0], "bfloat16"), same=leaf([5.0]), new=Value(3))}
     found = diff(a, b)
     assert found.added == ("model/new",)
     assert found.removed == ("model/gone",)
@@ -275,9 +279,7 @@ def test_another_kind_of_container_is_a_type_change():
 
 def test_another_quantisation_scheme_is_a_changed_value():
     a, b = leaf([1], "int8"), leaf([1], "int8")
-    a, b = (
-        Tensor("qint8", (1,), node.source, quantizer={"scale": scale}) for node, scale in ((a, 0.1), (b, 0.2))
-    )
+    a, b = (Tensor("qint8", (1,), node.source, quantizer={"scale": scale}) for node, scale in ((a, 0.1), (b, 0.2)))
     found = diff({"model": module(w=a)}, {"model": module(w=b)})
     assert found.values == (ValueChange("model/w/quantizer", {"scale": 0.1}, {"scale": 0.2}),)
 
@@ -352,6 +354,18 @@ def test_config_and_metrics_are_compared_key_by_key():
     assert found.same_state
 
 
+def test_a_pruned_component_is_neither_added_nor_removed():
+    state = {"model": module(w=leaf([1.0])), "optimizer": Value({"lr": 0.1})}
+    both, pruned = recorded(tree=("model", "optimizer")), {"model": state["model"]}
+    for found in (diff_states(both, both, state, pruned), diff_states(both, both, pruned, state)):
+        assert found.pruned == ("optimizer",)
+        assert found.same_state
+        assert found.unchanged_count == 1
+    assert diff_states(both, both, state, pruned, path="model").pruned == ()
+    with pytest.raises(Pruned, match="optimizer/lr"):
+        diff_states(both, both, state, pruned, path="optimizer/lr")
+
+
 def test_a_path_limits_the_comparison():
     a = {"model": module(l__1__w=leaf([1.0]), l__10__w=leaf([1.0])), "extra": Value({"seen": 1})}
     b = {"model": module(l__1__w=leaf([2.0]), l__10__w=leaf([2.0])), "extra": Value({"seen": 2})}
@@ -384,9 +398,7 @@ def test_any_float32_bits_compare_as_numpy_does(left, right):
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=3),
     max_leaves=8,
 )
 

@@ -67,9 +67,7 @@ def test_every_dtype_goes_out_and_comes_back(tmp_path, dtype, shape):
 
 def test_files_of_the_reference_implementation_are_read(tmp_path):
     state = {"b.weight": torch.randn(3, 2), "a": torch.arange(5), "h": torch.ones(3, dtype=torch.bfloat16)}
-    safetensors.torch.save_file(
-        state, tmp_path / "m.safetensors", metadata={"format": "pt", "made by": "somebody"}
-    )
+    safetensors.torch.save_file(state, tmp_path / "m.safetensors", metadata={"format": "pt", "made by": "somebody"})
     components, metadata = read_file(str(tmp_path / "m.safetensors"), to="model")
     assert set(components) == {"model"}
     assert components["model"].keys() == state.keys()
@@ -111,9 +109,7 @@ def test_the_reference_writes_tied_names_the_same_way(tmp_path):
     model = Tied()
     safetensors.torch.save_model(model, str(tmp_path / "theirs.safetensors"), metadata={"format": "pt"})
     export(model.state_dict(), tmp_path / "ours.safetensors")
-    files = [
-        safetensors.safe_open(tmp_path / name, "pt") for name in ("theirs.safetensors", "ours.safetensors")
-    ]
+    files = [safetensors.safe_open(tmp_path / name, "pt") for name in ("theirs.safetensors", "ours.safetensors")]
     theirs, ours = ((set(file.keys()), file.metadata()) for file in files)
     assert theirs == ours
 
@@ -292,9 +288,7 @@ HOSTILE = {
     "containers nested without end": safetensors_bytes({"__metadata__": {"ciuic.containers": "[" * 100_000}}),
     "containers unknown": safetensors_bytes({"__metadata__": {"ciuic.containers": '{"": "os.system"}'}}),
     "containers without a root": safetensors_bytes({"__metadata__": {"ciuic.containers": '{"a": "dict"}'}}),
-    "list with a gap": safetensors_bytes(
-        {"__metadata__": {"ciuic.containers": '{"": "list"}'}, "1": entry()}, b"1234"
-    ),
+    "list with a gap": safetensors_bytes({"__metadata__": {"ciuic.containers": '{"": "list"}'}, "1": entry()}, b"1234"),
     "name with a million levels": safetensors_bytes(
         {"__metadata__": {"ciuic.containers": '{"": "dict"}'}, "/" * 1_000_000: entry()}, b"1234"
     ),

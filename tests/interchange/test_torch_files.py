@@ -59,6 +59,8 @@ def bits(state):
         return state.dtype, tuple(state.shape), state.detach().contiguous().numpy().tobytes()
     if isinstance(state, dict):
         return {key: bits(value) for key, value in state.items()}
+    if isinstance(state, numpy.ndarray):
+        return state.dtype, state.shape, state.tobytes()
     return [bits(value) for value in state] if isinstance(state, (list, tuple)) else state
 
 
@@ -101,9 +103,7 @@ def test_torch_loads_an_exported_optimizer_and_goes_on_alike(tmp_path, optimizer
 def test_several_optimizers_each_get_torchs_layout(tmp_path):
     models, optimizers = zip(trained(), trained(), strict=True)
     names = ("generator", "critic")
-    state = capture(
-        model=dict(zip(names, models, strict=True)), optimizer=dict(zip(names, optimizers, strict=True))
-    )
+    state = capture(model=dict(zip(names, models, strict=True)), optimizer=dict(zip(names, optimizers, strict=True)))
     export_snapshot(state, str(tmp_path / "o.pt"), component="optimizer")
     layouts = load(tmp_path / "o.pt")
     for name, optimizer in zip(names, optimizers, strict=True):
@@ -134,7 +134,7 @@ def test_everything_in_one_file(tmp_path):
     assert report.tied == {"model/head.weight": "model/embed.weight"}
 
 
-@pytest.mark.parametrize("component", ["model", "optimizer", "scheduler"])
+@pytest.mark.parametrize("component", ["model", "optimizer", "scheduler", "rng"])
 def test_what_was_exported_is_imported_to_the_same_tree(tmp_path, component):
     components = whole_state()
     file = str(tmp_path / "one.pt")
@@ -175,9 +175,7 @@ def test_torchs_own_files_are_imported_with_names_or_by_position(tmp_path):
         ("named.pt", ["norm.weight", "norm.bias", "embed.weight"]),
         ("unnamed.pt", ["#0.0", "#0.1", "#1.0"]),
     ):
-        tree = to_component(
-            "optimizer", read_file(str(tmp_path / file), to="optimizer")[0]["optimizer"], file
-        )
+        tree = to_component("optimizer", read_file(str(tmp_path / file), to="optimizer")[0]["optimizer"], file)
         assert [name for name, _ in tree["state"].items] == names
     tree = to_component("model", read_file(str(tmp_path / "model.pt"))[0]["model"], "model.pt")
     assert dict(tree.items)["head.weight"].tie == ("embed.weight",)

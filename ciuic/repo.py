@@ -439,7 +439,7 @@ class Repo:
     def reset(
         self, revision: str | Snapshot, *, branch: str | None = None, dry_run: bool = False
     ) -> tuple[str | None, str]:
-        """Move a branch (HEAD's by default; a detached HEAD itself): (old, new) hex ids. Its reflog keeps the old tip."""
+        """Move a branch (HEAD's by default; a detached HEAD itself); its reflog keeps the old tip. (old, new) ids."""
         with self._store.shared():
             head = self._store.refs.head()
             target = self._resolve(revision).snapshot.id

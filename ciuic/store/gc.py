@@ -128,6 +128,8 @@ class _Collector:
         marks.walk(tip for tip in tips if tip != NOTHING and not tip.startswith(SYMBOLIC))
         self.held_by_refs, self.refs_bytes = marks.snapshots, marks.live_bytes
         marks.walk(self._values(logs))
+        # Now: the walk after a repack meets the copies, and would count what they hold twice.
+        self.snapshots, self.live_bytes, self.pruned = marks.snapshots, marks.live_bytes, marks.pruned
         return marks
 
     def _dead(self, marks: Marks) -> set[str]:
@@ -243,11 +245,11 @@ class _Collector:
             freed_packs=len(dead) - repacked,
             repacked_packs=repacked,
             kept_bytes=sum(sizes.values()) - added - freed,
-            snapshots=marks.snapshots,
+            snapshots=self.snapshots,
             held_by_refs=self.held_by_refs,
-            held_by_reflog=marks.snapshots - self.held_by_refs,
-            reflog_bytes=marks.live_bytes - self.refs_bytes,
-            pruned=marks.pruned,
+            held_by_reflog=self.snapshots - self.held_by_refs,
+            reflog_bytes=self.live_bytes - self.refs_bytes,
+            pruned=self.pruned,
             expired_records={
                 name: len(records) - len(kept[name]) for name, records in logs.items() if len(kept[name]) < len(records)
             },

@@ -91,19 +91,18 @@ def _train_die_resume(stage: Stage, reference: Path, steps: int, every: int) -> 
     stage.say("")
     agreement = compare_runs(expected, printed, reference / "weights.pt", stage.folder / "weights.pt")
     stage.confirm(
-        f"All {agreement.steps} losses are identical to the reference run's in every bit, "
-        f"also those of the {agreement.repeated_steps} steps that had to be computed twice."
+        f"All {agreement.steps} losses are bit-identical to the reference run's "
+        f"({agreement.repeated_steps} steps were lost, and computed again)."
     )
     stage.confirm(
-        f"All {agreement.tensors} tensors of the final weights, {agreement.elements:,} numbers, "
-        "are identical in every bit."
+        f"All {agreement.tensors} tensors of the final weights are bit-identical ({agreement.elements:,} numbers)."
     )
 
 
 def _look_back(stage: Stage, steps: int, every: int) -> None:
     stage.heading("4. Look back")
     stage.ciuic("log")
-    stage.ciuic("diff", f"step:{steps - every - 1}", "main")
+    stage.ciuic("diff", f"step:{steps // 2 - 1}", "main", "--limit", "4")
 
 
 def _roll_back(stage: Stage) -> None:
@@ -120,7 +119,7 @@ def _branch_off(stage: Stage, steps: int, every: int) -> None:
     stage.ciuic("checkout", "smaller-rate")
     stage.train(stage.folder, "--steps", str(end), "--every", str(every), "--learning-rate", "1e-4")
     stage.ciuic("log", "--all")
-    stage.ciuic("diff", f"main@step:{end - 1}", "smaller-rate")
+    stage.ciuic("diff", f"main@step:{end - 1}", "smaller-rate", "--path", "model", "--limit", "4")
 
 
 def _clean_up(stage: Stage) -> None:

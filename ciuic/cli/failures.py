@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +39,8 @@ def report(error: BaseException, session: Session | None, *, as_json: bool) -> i
     verbose = session.verbose if session is not None else 0
     with contextlib.suppress(OSError):
         if verbose >= 2:
+            import traceback
+
             traceback.print_exception(error)
         if as_json or (session is not None and session.as_json):
             sys.stderr.write(json_line({"kind": kind, "message": message, "exit_code": code, **_details(error)}))

@@ -6,9 +6,7 @@ JSON has no NaN, no infinity, no bytes, no complex numbers and no integer keys. 
 
 from __future__ import annotations
 
-import json
 import math
-from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -18,6 +16,8 @@ VERSION = 1
 
 def json_line(record: Mapping[str, Any]) -> str:
     """One object on one line, with the version of the format."""
+    import json  # here, so that commands that print text do not pay for it
+
     plain = {"version": VERSION, **{str(key): json_value(value) for key, value in record.items()}}
     return json.dumps(plain, allow_nan=False) + "\n"
 
@@ -37,6 +37,8 @@ def json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, (bytes, bytearray, memoryview)):
+        from base64 import b64encode
+
         return {"base64": b64encode(value).decode("ascii")}
     if isinstance(value, complex):
         return {"real": json_value(value.real), "imag": json_value(value.imag)}

@@ -58,5 +58,7 @@ def _width(character: str) -> int:
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
     """Text with spaces up to ``width`` columns; ``right`` aligns it to the right."""
+    if text.isascii():
+        return text.rjust(width) if right else text.ljust(width)
     space = " " * (width - display_width(text))
     return space + text if right else text + space

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -42,6 +40,9 @@ def check_name(name: str) -> str:
 
 
 def _actor() -> str:
+    import getpass  # here, so that reading refs does not pay for it
+    import socket
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

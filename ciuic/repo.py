@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ciuic.commit.pipeline import Details, commit_snapshot
 from ciuic.errors import (
     DamageError,
     NotARepository,
@@ -29,7 +28,6 @@ from ciuic.history.graph import ancestors, first_parents
 from ciuic.history.revisions import Resolved, resolve
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Plain, StateNode
-from ciuic.restore.stored_state import read_component
 from ciuic.store.reflog import NOTHING, SYMBOLIC
 from ciuic.store.refs import HEAD, HEADS, TAGS, WHOLE, Head, check_name
 from ciuic.store.store import Store
@@ -154,6 +152,8 @@ class Repo:
         config: Mapping[str, Plain] | None = None,
     ) -> Snapshot:
         """``commit`` for state trees that somebody else has made, an import for example."""
+        from ciuic.commit.pipeline import Details, commit_snapshot
+
         details = Details(
             step=None if step is None else operator.index(step),
             epoch=None if epoch is None else operator.index(epoch),
@@ -288,6 +288,8 @@ class Repo:
             return {name: tree() for name, tree in self._components(snapshot).items() if name not in gone}
 
     def _components(self, snapshot: Snapshot) -> dict[str, Callable[[], StateNode]]:
+        from ciuic.restore.stored_state import read_component
+
         gone = self.prune_state(snapshot.id)
         if WHOLE in gone:
             raise Pruned(
@@ -497,12 +499,12 @@ class Repo:
                 self._store.refs.prune(snapshot.id, component)
 
     def prunes(self) -> dict[str, frozenset[str]]:
-        """Hex id → pruned components, of every snapshot that gave up any; {"*"} for all of it."""
+        """Hex id → the components that were pruned of each snapshot that lost any; {"*"} for all of it."""
         return self._store.refs.prunes()
 
     def prune_state(self, snapshot_id: str) -> frozenset[str]:
         """The components of a snapshot that were pruned; {"*"} for all of it."""
-        return self._store.refs.prunes().get(snapshot_id, frozenset())
+        return self.prunes().get(snapshot_id, frozenset())
 
     def gc(self, *, dry_run: bool = False, expire: timedelta | None = None, trust_clock: bool = False) -> GcReport:
         """Free what no branch, tag, HEAD or unexpired log record needs.

@@ -47,10 +47,11 @@ class SnapshotManager:
 
     def get_latest_snapshot(self) -> Snapshot | None:
         """The snapshot to resume from: the newest before HEAD whose state was not pruned; None without any."""
-        for snapshot in self.repo.log():
-            gone = self.repo.prune_state(snapshot.id)
-            if WHOLE not in gone and not gone & {"model", "optimizer"}:
-                return snapshot
+        prunes = self.repo.prunes()
+        for limit in (1, None):  # mostly the first one serves
+            for snapshot in self.repo.log(limit=limit):
+                if not prunes.get(snapshot.id, frozenset()) & {WHOLE, "model", "optimizer"}:
+                    return snapshot
         return None
 
     def snapshots(self) -> list[Snapshot]:

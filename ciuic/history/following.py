@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ from ciuic.objects.snapshot import Snapshot
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.refs import HEAD, HEADS
 from ciuic.store.store import Store
-
-logger = logging.getLogger("ciuic")
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,9 @@ class Following:
         name, record = self._new_branch(snapshot, action)
         records = {HEADS + name: record}
         reason = (
-            f"another process has moved {here.origin}"
-            if raced
-            else "the snapshot restored is not the end of a branch"
+            f"another process has moved {here.origin}" if raced else "the snapshot restored is not the end of a branch"
         )
-        logger.warning("%s: this run goes on on the new branch %s", reason[0].upper() + reason[1:], name)
+        _say("%s: this run goes on on the new branch %s", reason[0].upper() + reason[1:], name)
         head = here.head
         # A lost race leaves HEAD with the winner; and whoever moved HEAD since decides where the next run resumes.
         if not raced:
@@ -96,9 +91,7 @@ class Following:
                 )
                 records[HEAD], head = moved, moved.new
             except RefConflict:
-                logger.warning(
-                    "HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name
-                )
+                _say("HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name)
         self.position = Position(name, name, snapshot.id, head)
         return records
 
@@ -119,3 +112,9 @@ class Following:
         from ciuic.store.object_reader import read_snapshot
 
         return read_snapshot(self.store, bytes.fromhex(str(self.position.parent))).step
+
+
+def _say(message: str, *arguments: str) -> None:
+    import logging  # 8 ms that `ciuic log` need not spend
+
+    logging.getLogger("ciuic").warning(message, *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -72,21 +73,13 @@ def decode_snapshot(data: bytes, id: bytes) -> Snapshot:
 
 
 def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
-    ids = [*value["parents"], *value["components"].values()]
-    if not all(isinstance(each, bytes) and len(each) == ID_LENGTH for each in ids):
-        raise ValueError("an id of the wrong length")
     config = from_encodable(value["config"])
-    texts = [value["message"], *value["contains"], *value["versions"].values()]
-    numbers = [*value["raw_bytes"].values(), value["added_bytes"], value["time"]]
-    optional = [value["step"], value["epoch"]]
-    if not (
-        isinstance(config, dict)
-        and all(isinstance(text, str) for text in texts)
-        and all(type(number) is int for number in numbers)
-        and all(number is None or type(number) is int for number in optional)
-        and all(isinstance(metric, float) for metric in value["metrics"].values())
-    ):
-        raise ValueError("a field of the wrong type")
+    _check("ids", bytes, [*value["parents"], *value["components"].values()])
+    _check("texts", str, [value["message"], *value["contains"], *value["versions"].values()])
+    _check("sizes", int, [*value["raw_bytes"].values(), value["added_bytes"], value["time"]])
+    _check("step and epoch", int, [number for number in (value["step"], value["epoch"]) if number is not None])
+    _check("metrics", float, value["metrics"].values())
+    _check("config", dict, [config])
     return Snapshot(
         id=id.hex(),
         step=value["step"],
@@ -102,6 +95,12 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
         added_bytes=value["added_bytes"],
         versions=value["versions"],
     )
+
+
+def _check(what: str, kind: type, values: Iterable[Any]) -> None:
+    for value in values:
+        if type(value) is not kind or (kind is bytes and len(value) != ID_LENGTH):
+            raise ValueError(f"{what} of the wrong type")
 
 
 def _in_order(names: dict[str, Any]) -> list[str]:

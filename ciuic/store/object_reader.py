@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ciuic.errors import DamagedData
 from ciuic.objects.encoding import EncodingError
 from ciuic.objects.ids import Kind
 from ciuic.objects.snapshot import Snapshot, decode_snapshot
-from ciuic.objects.tree import Tree, decode_tree
 from ciuic.store.store import Store
+
+if TYPE_CHECKING:
+    from ciuic.objects.tree import Tree
 
 
 def read_snapshot(store: Store, id: bytes) -> Snapshot:
@@ -20,6 +24,8 @@ def read_snapshot(store: Store, id: bytes) -> Snapshot:
 
 def read_tree(store: Store, id: bytes) -> Tree:
     """The tree object; MissingObject, or DamagedData for bytes that no writer of ours made."""
+    from ciuic.objects.tree import decode_tree  # `ciuic log` reads no tree
+
     try:
         return decode_tree(bytes(store.read(Kind.TREE, id)))
     except EncodingError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 
@@ -22,9 +23,11 @@ from ciuic.store.index import Index, LogMark, Place
 from ciuic.store.locks import hold
 from ciuic.store.pack import Pack
 from ciuic.store.pack_format import FooterRow
-from ciuic.store.pack_session import PackSession
 from ciuic.store.reflog import CHECKSUM_DIGITS, LogRecord, encode_record
 from ciuic.store.refs import HEADS, TAGS, Refs
+
+if TYPE_CHECKING:
+    from ciuic.store.pack_session import PackSession
 
 FOLDERS = ("packs", "refs", HEADS.rstrip("/"), TAGS.rstrip("/"), "index", "trash", "quarantine", "tmp")
 FILES = ("lock", "gate", "generation", "config.toml", "format", "HEAD", "prunes")
@@ -40,7 +43,6 @@ class Store:
         self.path = os.path.abspath(path)
         self.fs = fs
         self.repository_id = read_format(fs, self.path)
-        self.config: Config = read_config(fs, self.join("config.toml"))
         self.refs = Refs(fs, self.path, self.join("tmp"))
         self.generation = -1
         self.present: set[str] = set()
@@ -50,6 +52,11 @@ class Store:
         self._open: OrderedDict[str, Pack] = OrderedDict()
         self._open_guard = threading.Lock()
         self._holding = threading.local()
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The settings; InvalidConfig at first use when the file is wrong."""
+        return read_config(self.fs, self.join("config.toml"))
 
     def join(self, *parts: str) -> str:
         return os.path.join(self.path, *parts)
@@ -288,6 +295,8 @@ class Store:
     # Writing
 
     def new_packs(self) -> PackSession:
+        from ciuic.store.pack_session import PackSession
+
         return PackSession(self.fs, self.path, self.repository_id, self.config.pack_limit)
 
     def move_ref(self, name: str, new: str, action: str, *, expected: str | None = None) -> LogRecord:

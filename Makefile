@@ -36,7 +36,7 @@ bench: $(VENV)/.runtime ## Measure, and write the tables into docs/benchmarks.md
 	$(BIN)/python benchmarks/memory.py --write docs/benchmarks.md
 
 docs: $(VENV)/.docs ## Build the site into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -120,7 +120,7 @@ def _list(session: Session, repo: Repo, refs: Mapping[str, str], kind: str, curr
         )
     style = "green" if kind == "branch" else "cyan"
     columns = (
-        Column(style),
+        Column(style, gap=1),
         Column(style),
         Column("yellow"),
         Column(right=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,7 +15,9 @@ import pytest
 
 from ciuic import errors
 from ciuic.cli import failures
+from ciuic.cli import progress as progress_bars
 from ciuic.cli.root import COMMANDS
+from ciuic.cli.session import Session
 
 from .conftest import Run, clean_environment, run_here, run_process
 
@@ -163,6 +166,28 @@ def test_help_lists_every_command() -> None:
 
 def test_version() -> None:
     assert re.fullmatch(r"ciuic \d+\.\d+\.\d+\S*\n", run_here("--version").out)
+
+
+def test_a_bar_is_drawn_for_a_person_who_waits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr alone; fast work, and stderr in a file, show none."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def checked() -> str:
+        terminal.truncate(terminal.seek(0))
+        session = Session(quiet=False)
+        with session.progress("checking", unit="packs") as progress:
+            progress(1, 2)
+        return terminal.getvalue()
+
+    assert checked() == ""
+    monkeypatch.setattr(progress_bars, "PATIENCE_S", 0)
+    assert "checking" in checked()
+    monkeypatch.setattr(terminal, "isatty", lambda: False)
+    with Session().progress("checking") as progress:
+        assert progress is None
 
 
 def test_color_on_request_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ def test_checkout_of_nothing_changes_nothing(change: Run, ids: dict[str, str]) -
 
 def test_branches_are_listed_and_the_current_one_marked(run: Run, ids: dict[str, str]) -> None:
     first, second = run("branch").lines
-    assert first.startswith(f"   lr-sweep  {ids['lr-sweep:499'][:8]}  step 499  ")
-    assert second.startswith(f"*  main      {ids['main:599'][:8]}  step 599  ")
+    assert first.startswith(f"  lr-sweep  {ids['lr-sweep:499'][:8]}  step 499  ")
+    assert second.startswith(f"* main      {ids['main:599'][:8]}  step 599  ")
     records = run("--json", "branch").records
     assert [(record["branch"], record["current"], record["step"]) for record in records] == [
         ("lr-sweep", False, 499),

@@ -137,7 +137,7 @@ def test_a_format_from_the_future(change: Run, copy: Path) -> None:
 
 def test_a_broken_configuration(change: Run, copy: Path) -> None:
     (copy / "config.toml").write_text("chunk_size = [")
-    result = change("log")
+    result = change("gc")
     assert result.code == 14
     assert "config.toml" in result.err
 

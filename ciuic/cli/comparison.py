@@ -95,16 +95,19 @@ def _print(session: Session, diff: Diff, limit: int) -> None:
     _print_changes(session, "modules", diff.modules, limit, _module_row)
     _print_changes(session, "tensors", diff.tensors, limit, _tensor_row)
     session.line()
+    _print_summary(session, diff)
+
+
+def _print_summary(session: Session, diff: Diff) -> None:
     for name in diff.pruned:
         session.line(f"{printable(name)} was pruned in one of them, so it is left out")
     if diff.generators:
         names = ", ".join(printable(path.removeprefix("rng/")) for path in diff.generators)
         session.line(f"random generators moved on: {names}")
-    session.line(
-        f"{humane.count(len(diff.tensors), 'tensor')} changed, {diff.unchanged_count} unchanged"
-        if not diff.same_state
-        else f"The same state, bit for bit ({humane.count(diff.unchanged_count, 'tensor')})"
-    )
+    if diff.same_state:
+        session.line(f"The same state, bit for bit ({humane.count(diff.unchanged_count, 'tensor')})")
+    else:
+        session.line(f"{humane.count(len(diff.tensors), 'tensor')} changed, {diff.unchanged_count} unchanged")
 
 
 def _title(session: Session, title: str) -> None:

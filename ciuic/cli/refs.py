@@ -101,36 +101,30 @@ def _refuse_revision(revision: str | None) -> None:
 
 
 def _list(session: Session, repo: Repo, refs: Mapping[str, str], kind: str, current: str | None) -> None:
-    rows = []
-    for name, tip in sorted(refs.items()):
-        snapshot = repo.resolve(tip)
-        if session.as_json:
-            record = {kind: name, "snapshot": tip, "step": snapshot.step, "timestamp": snapshot.timestamp}
+    snapshots = {name: repo.resolve(tip) for name, tip in sorted(refs.items())}
+    if session.as_json:
+        for name, snapshot in snapshots.items():
+            record = {kind: name, "snapshot": snapshot.id, "step": snapshot.step, "timestamp": snapshot.timestamp}
             session.emit({**record, "current": name == current} if kind == "branch" else record)
-            continue
-        rows.append(
-            [
-                "*" if name == current else " ",
-                name,
-                short(tip),
-                step_text(snapshot),
-                humane.age(snapshot.timestamp, session.now),
-                first_line(snapshot.message),
-            ][0 if kind == "branch" else 1 :]
-        )
-    style = "green" if kind == "branch" else "cyan"
-    columns = (
-        Column(style, gap=1),
-        Column(style),
-        Column("yellow"),
-        Column(right=True),
-        Column("dim", right=True),
-        Column(),
-    )
-    for line in aligned(session.paint, columns[0 if kind == "branch" else 1 :], rows):
+        return
+    rows = [
+        [
+            "" if kind == "tag" else "*" if name == current else " ",
+            name,
+            short(snapshot.id),
+            step_text(snapshot),
+            humane.age(snapshot.timestamp, session.now),
+            first_line(snapshot.message),
+        ]
+        for name, snapshot in snapshots.items()
+    ]
+    color = "green" if kind == "branch" else "cyan"
+    marks = (Column(color, gap=1), Column(color), Column("yellow"))
+    facts = (Column(right=True), Column("dim", right=True), Column())
+    for line in aligned(session.paint, marks + facts, rows):
         session.line(line)
     if not refs:
-        session.remark(f"No {'branches' if kind == 'branch' else 'tags'} yet.")
+        session.remark("No branches yet." if kind == "branch" else "No tags yet.")
 
 
 def _made(session: Session, repo: Repo, kind: str, name: str, tip: str) -> None:

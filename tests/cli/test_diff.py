@@ -109,6 +109,20 @@ def test_what_cannot_be_compared(run: Run, arguments: tuple[str, ...], code: int
     assert "nothing" in result.err
 
 
+def test_a_pruned_component_is_left_out_and_named(change: Run) -> None:
+    change("prune", "HEAD~1", "--component", "optimizer")
+    result = change("diff")
+    assert result.code == 0
+    assert "optimizer was pruned" in result.out
+    assert "model/layers.0.weight" in result.out
+    assert change("--json", "diff").records[0]["pruned"] == ["optimizer"]
+
+
+def test_diff_says_which_generators_moved(run: Run) -> None:
+    assert "generators moved on: torch" in run("diff").out
+    assert run("--json", "diff").records[0]["generators"] == ["rng/torch"]
+
+
 def test_a_pruned_snapshot_cannot_be_compared(change: Run) -> None:
     change("prune", "HEAD~1")
     assert change("diff").code == 70

@@ -6,7 +6,6 @@ import contextlib
 import operator
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from ciuic.errors import (
     NotARepository,
     Pruned,
     RefConflict,
+    RefError,
     RefExists,
     RepositoryExists,
     UnknownPath,
@@ -66,7 +66,6 @@ class Repo:
         """Open an existing repository; NotARepository, UnsupportedFormat otherwise."""
         self._store = Store(os.fspath(path))
         self._following = Following(self._store)
-        self._committing = threading.Lock()  # commits of one object publish in call order
         self.path = self._store.path
         if "torch" in sys.modules:
             from ciuic.state.gradients import watch
@@ -155,16 +154,16 @@ class Repo:
         from ciuic.commit.pipeline import Details, commit_snapshot
 
         details = Details(
-            step=None if step is None else operator.index(step),
-            epoch=None if epoch is None else operator.index(epoch),
-            message=message,
+            step=None if step is None else int(operator.index(step)),
+            epoch=None if epoch is None else int(operator.index(epoch)),
+            message=_text(message),
             metrics={str(name): _number(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
             config=dict(config or {}),
             contains=contains,
             versions=_versions(),
         )
         action = f"commit: {message}" if message else "commit" if step is None else f"commit: step {step}"
-        with self._committing:
+        with self._following.moving:
             parent = self._following.position.parent
             return commit_snapshot(
                 self._store,
@@ -193,9 +192,9 @@ class Repo:
         The generators come back with an optimizer, or when ``rng`` is true.
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
-        with self._store.shared():
+        with self._following.moving, self._store.shared():
             resolved = self._resolve(revision)
-            if any(value is not None for value in objects.values()):
+            if rng or any(value is not None for value in objects.values()):
                 wanted = rng if rng is not None else (None if optimizer is not None else False)
                 self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=wanted)
             self._move_head(resolved, str(revision) if isinstance(revision, str) else resolved.snapshot.id[:12])
@@ -223,7 +222,7 @@ class Repo:
         such as "model/layers.0.weight". Random generators come back unless ``rng`` is false.
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
-        with self._store.shared():
+        with self._following.moving, self._store.shared():
             resolved = self._resolve(revision)
             self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=rng)
             self._following.restored(resolved.snapshot, resolved.branch)
@@ -417,6 +416,8 @@ class Repo:
             if old is None:
                 what = "branch" if prefix == HEADS else "tag"
                 raise UnknownRef(f"There is no {what} {name!r}. `ciuic {what}` lists them.")
+            if prefix == HEADS and name == self._store.refs.head().branch:
+                raise RefError(f"HEAD is on {name!r}, so the next run resumes there. Check out another branch first.")
             self._store.move_ref(prefix + name, NOTHING, f"delete {name}", expected=old)
 
     def switch(self, revision: str | Snapshot) -> Snapshot | None:
@@ -424,8 +425,9 @@ class Repo:
 
         Returns the snapshot there; None for the first branch of an empty repository.
         """
-        with self._store.shared():
+        with self._following.moving, self._store.shared():
             if isinstance(revision, str) and revision == self._store.refs.head().branch:
+                self._following.head_moved()
                 return self.resolve(revision) if self._store.refs.value(HEADS + revision) else None
             resolved = self._resolve(revision)
             self._move_head(resolved, revision if isinstance(revision, str) else resolved.snapshot.id[:12])
@@ -442,7 +444,7 @@ class Repo:
         self, revision: str | Snapshot, *, branch: str | None = None, dry_run: bool = False
     ) -> tuple[str | None, str]:
         """Move a branch (HEAD's by default; a detached HEAD itself); its reflog keeps the old tip. (old, new) ids."""
-        with self._store.shared():
+        with self._following.moving, self._store.shared():
             head = self._store.refs.head()
             target = self._resolve(revision).snapshot.id
             name = branch or head.branch
@@ -453,8 +455,8 @@ class Repo:
             if not dry_run and old != target:
                 said = revision if isinstance(revision, str) else target[:12]
                 self._store.move_ref(full, target, f"reset: moving to {said}", expected=old or NOTHING)
-                if name is None or name == self._following.position.branch:
-                    self._following.head_moved()
+            if not dry_run:
+                self._following.head_moved() if name is None else self._following.reset(name, target)
         return old, target
 
     def reflog(self, ref: str = "HEAD") -> list[ReflogEntry]:
@@ -464,7 +466,7 @@ class Repo:
             for name in names:
                 if name == ref and not ref.startswith(("refs/heads/", "refs/tags/")) and ref != HEAD:
                     continue
-                records = self._store.refs.log(name).read()
+                records = self._store.refs.records(name)
                 if records:
                     return [
                         ReflogEntry(
@@ -541,10 +543,16 @@ def _objects(model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any
     return {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "extra": extra}
 
 
+def _text(message: Any) -> str:
+    if not isinstance(message, str):
+        raise UnsupportedState(f"message: text is needed, not {message!r}. Put other values into config or extra.")
+    return message
+
+
 def _number(value: Any, path: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise UnsupportedState(
             f"{path}: a metric is a number, not {value!r}. Put other values into config or extra."
         ) from None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from ciuic.commit.trees import TreeWriter
+from ciuic.errors import UnsupportedState
+from ciuic.objects.encoding import EncodingError
 from ciuic.objects.ids import Kind, object_id
 from ciuic.objects.snapshot import Snapshot, encode_snapshot
 from ciuic.objects.state_tree import Plain, StateNode
@@ -67,6 +69,9 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
             snapshot = replace(snapshot, id=snapshot_id.hex())
             session.add(Kind.SNAPSHOT, snapshot_id, raw, codec=0, raw_length=len(raw))
             packs = session.publish()
+        except (EncodingError, RecursionError) as error:
+            session.abandon()
+            raise UnsupportedState(f"A name, the message or the config: {error}. Choose a plainer one.") from error
         except BaseException:
             session.abandon()
             raise

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ciuic.codec import encode
 from ciuic.commit.chunks import BytesSource, ChunkWriter
+from ciuic.errors import UnsupportedState
 from ciuic.objects.dtypes import element_width
 from ciuic.objects.ids import Kind, object_id
 from ciuic.objects.plain import encode_plain
@@ -14,6 +15,7 @@ from ciuic.objects.tree import LEAF, BlobEntry, ChildEntry, Entry, TensorEntry, 
 from ciuic.store.pack_session import PackSession
 from ciuic.store.store import Store
 
+MOST_MODULES = 100
 INLINE_LIMIT = 4096
 """Bytes of a plain value's encoding up to which it stands in its tree; a longer one is chunked."""
 
@@ -65,13 +67,15 @@ class TreeWriter:
             return self._module([(str(key).split("."), child) for key, child in node.items])
         return self._add(Tree(node.kind, tuple((key, self._entry(child)) for key, child in node.items)))
 
-    def _module(self, items: list[tuple[list[str], StateNode]]) -> bytes:
+    def _module(self, items: list[tuple[list[str], StateNode]], depth: int = 0) -> bytes:
+        if depth > MOST_MODULES:
+            raise UnsupportedState(f"A parameter's name has more than {MOST_MODULES} dots. Rename it.")
         entries = tuple((parts[0], self._entry(node)) for parts, node in items if len(parts) == 1)
         groups: dict[str, list[tuple[list[str], StateNode]]] = {}
         for parts, node in items:
             if len(parts) > 1:
                 groups.setdefault(parts[0], []).append((parts[1:], node))
-        modules = tuple((name, self._module(group)) for name, group in groups.items())
+        modules = tuple((name, self._module(group, depth + 1)) for name, group in groups.items())
         return self._add(Tree("module", entries, modules))
 
     def _entry(self, node: StateNode) -> Entry:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+import threading
+import weakref
+from dataclasses import dataclass, replace
 
 from ciuic.errors import RefConflict
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
-from ciuic.store.refs import HEAD, HEADS
+from ciuic.store.refs import HEAD, HEADS, fits_limit
 from ciuic.store.store import Store
+
+SUFFIX_ROOM = 40  # for "-step-123456-2"
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,26 @@ class Position:
     head: str | None
 
 
+_all: weakref.WeakSet[Following] = weakref.WeakSet()
+
+
+def _unlock_in_child() -> None:
+    """The thread that held a lock is not there after a fork."""
+    for following in _all:
+        following.moving = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)
+
+
 class Following:
     """The branch that one repository object follows, and how it moves."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.moving = threading.RLock()  # what one object commits and restores, it does in call order
         self.position = self.from_head()
+        _all.add(self)
 
     def from_head(self) -> Position:
         """HEAD as it is now."""
@@ -57,6 +76,12 @@ class Following:
         named = origin or (before.branch or before.origin)
         self.position = Position(here.branch, here.branch or named, here.parent, here.head)
 
+    def reset(self, branch: str, snapshot_id: str) -> None:
+        """A branch was moved by this object: stay on it, or go back on it if this is the snapshot that was restored."""
+        here = self.position
+        if here.branch == branch or (here.branch is None and here.origin == branch and here.parent == snapshot_id):
+            self.position = replace(here, branch=branch, parent=snapshot_id)
+
     def advance(self, snapshot: Snapshot, action: str) -> dict[str, LogRecord]:
         """Move the branch to a new snapshot, durably; the records written, by log."""
         here = self.position
@@ -65,19 +90,18 @@ class Following:
             try:
                 record = self.store.refs.set(full, snapshot.id, action, expected=here.parent or NOTHING)
             except RefConflict:
-                return self._leave(snapshot, action, raced=True)
+                if self.store.refs.value(full) is None:
+                    return self._leave(snapshot, action, f"the branch {here.branch} was deleted")
+                return self._leave(snapshot, action, f"another process has moved {here.branch}", raced=True)
             self.position = Position(here.branch, here.branch, snapshot.id, here.head)
             return {full: record}
-        return self._leave(snapshot, action, raced=False)
+        return self._leave(snapshot, action, "the snapshot restored is not the end of a branch")
 
-    def _leave(self, snapshot: Snapshot, action: str, *, raced: bool) -> dict[str, LogRecord]:
+    def _leave(self, snapshot: Snapshot, action: str, reason: str, *, raced: bool = False) -> dict[str, LogRecord]:
         """Go on on a new branch, named after the point that was left, and say so."""
         here = self.position
         name, record = self._new_branch(snapshot, action)
         records = {HEADS + name: record}
-        reason = (
-            f"another process has moved {here.origin}" if raced else "the snapshot restored is not the end of a branch"
-        )
         _say("%s: this run goes on on the new branch %s", reason[0].upper() + reason[1:], name)
         head = here.head
         # A lost race leaves HEAD with the winner; and whoever moved HEAD since decides where the next run resumes.
@@ -98,8 +122,10 @@ class Following:
     def _new_branch(self, snapshot: Snapshot, action: str) -> tuple[str, LogRecord]:
         base = re.sub(r"-step-\d+(-\d+)?$", "", self.position.origin)
         if self.position.parent is not None:
+            while not fits_limit(base, SUFFIX_ROOM):
+                base = base[:-1].rstrip("./")
             parent = self._parent_step()
-            base += f"-step-{parent}" if parent is not None else f"-{self.position.parent[:8]}"
+            base += f"-step-{parent}" if parent in range(10**18) else f"-{self.position.parent[:8]}"
         number = 1
         while True:
             name = base if number == 1 and base != self.position.origin else f"{base}-{number + 1}"

@@ -90,9 +90,7 @@ class _Resolver:
         return Resolved(snapshot, branch, rest[1:])
 
     def unknown(self, reason: str) -> UnknownRevision:
-        return UnknownRevision(
-            f"{self.revision!r} names no snapshot: {reason}. `ciuic log --all` lists them."
-        )
+        return UnknownRevision(f"{self.revision!r} names no snapshot: {reason}. `ciuic log --all` lists them.")
 
     def read(self, id: str) -> Snapshot:
         return read_snapshot(self.store, bytes.fromhex(id))
@@ -126,13 +124,10 @@ class _Resolver:
         if not found:
             raise self.unknown("no branch, no tag and no snapshot id starts like this")
         if len(found) > 1:
-            snapshots = sorted(
-                (self.read(id.hex()) for id in found), key=lambda each: each.timestamp, reverse=True
-            )
+            snapshots = sorted((self.read(id.hex()) for id in found), key=lambda each: each.timestamp, reverse=True)
             lines = [f"{each.id[: len(text) + 8]}  {each!r}" for each in snapshots[:MOST_CANDIDATES]]
             raise AmbiguousRevision(
-                f"{self.revision!r} could be {len(found)} snapshots; give more digits:\n  "
-                + "\n  ".join(lines),
+                f"{self.revision!r} could be {len(found)} snapshots; give more digits:\n  " + "\n  ".join(lines),
                 [each.id for each in snapshots],
             )
         return self.read(found[0].hex())
@@ -154,9 +149,7 @@ class _Resolver:
         import difflib
 
         near = difflib.get_close_matches(name, names, n=3)
-        return (
-            f"did you mean {' or '.join(near)}?" if near else f"branches and tags are {', '.join(names[:8])}"
-        )
+        return f"did you mean {' or '.join(near)}?" if near else f"branches and tags are {', '.join(names[:8])}"
 
     # Suffixes
 
@@ -182,7 +175,7 @@ class _Resolver:
         head = self.store.refs.head()
         full = HEAD if name == "HEAD" or (not name and head.branch is None) else None
         full = full or (self.ref_name(name) or HEADS + name if name else f"{HEADS}{head.branch}")
-        records = self.store.refs.log(full).read()
+        records = self.store.refs.records(full)
         if not records:
             raise self.unknown(f"there is no branch or tag {name or head.branch!r}")
         record = records[-1 - self.index_of(records, when)]
@@ -199,9 +192,7 @@ class _Resolver:
             return int(when)
         moment_ns = parse_moment(when)
         if moment_ns is None:
-            raise self.unknown(
-                f"{when!r} is neither a number nor a time such as '2 hours ago' or '2026-01-31 12:00'"
-            )
+            raise self.unknown(f"{when!r} is neither a number nor a time such as '2 hours ago' or '2026-01-31 12:00'")
         for index, record in enumerate(reversed(records)):
             if record.time_ns <= moment_ns:
                 return index
@@ -210,10 +201,8 @@ class _Resolver:
     def at_record(self, full: str, record: LogRecord) -> str | None:
         if not record.new.startswith(SYMBOLIC):
             return None if record.new == NOTHING else record.new
-        branch = self.store.refs.log(record.new[len(SYMBOLIC) :]).read()
-        before = [each.new for each in branch if each.time_ns <= record.time_ns] or [
-            each.new for each in branch[:1]
-        ]
+        branch = self.store.refs.records(record.new[len(SYMBOLIC) :])
+        before = [each.new for each in branch if each.time_ns <= record.time_ns] or [each.new for each in branch[:1]]
         return before[-1] if before and before[-1] != NOTHING else None
 
     # Selectors
@@ -241,9 +230,7 @@ class _Resolver:
         if at_most and below is not None:
             return steps[below]
         neighbours = " and ".join(f"step:{step}" for step in (below, above) if step is not None)
-        raise self.unknown(
-            f"its nearest neighbours are {neighbours}" if neighbours else "no snapshot has a step"
-        )
+        raise self.unknown(f"its nearest neighbours are {neighbours}" if neighbours else "no snapshot has a step")
 
     def best(self, line: Iterator[Snapshot], value: str) -> Snapshot:
         name, highest = value.removeprefix("-"), value.startswith("-")
@@ -258,9 +245,7 @@ class _Resolver:
             if winner is None or better(metric, winner.metrics[name]):
                 winner = snapshot
         if winner is None:
-            raise self.unknown(
-                f"no snapshot has the metric {name!r}; there are {', '.join(sorted(seen)) or 'none'}"
-            )
+            raise self.unknown(f"no snapshot has the metric {name!r}; there are {', '.join(sorted(seen)) or 'none'}")
         return winner
 
 
@@ -272,9 +257,7 @@ def parse_age(text: str) -> timedelta | None:
         return words[text]
     short = re.fullmatch(r"(\d+)\s*([smhdw])", text)
     if short:
-        return timedelta(
-            seconds=int(short[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[short[2]]
-        )
+        return timedelta(seconds=int(short[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[short[2]])
     match = AGO.fullmatch(text)
     if not match:
         return None

@@ -18,6 +18,12 @@ DTYPE_WIDTHS: dict[str, int] = {
     "complex128": 16,
 }  # fmt: skip
 
+NUMPY_DTYPES = {
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+}
+"""Dtypes that numpy has too."""
+
 PACKED_ELEMENTS: dict[str, int] = {"quint4x2": 2, "quint2x4": 4}
 """Quantised dtypes of which one stored byte holds several elements."""
 

@@ -31,10 +31,10 @@ class Tagged:
     arguments: tuple[Any, ...]
 
 
-def encode(value: Any) -> bytes:
-    """The canonical bytes of ``value``; EncodingError for what has no encoding."""
+def encode(value: Any, depth: int = 0) -> bytes:
+    """The canonical bytes of ``value``; EncodingError for what has none, or would not inside ``depth`` containers."""
     out = bytearray()
-    _encode(value, out, 0)
+    _encode(value, out, depth)
     return bytes(out)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 from ciuic.errors import UnsupportedState
 from ciuic.objects.encoding import EncodingError, Tagged, decode, encode
 
+WRAPPING_DEPTH = 4
+"""How deep a plain value stands in the encoding of its tree."""
+
 MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}
 
 
@@ -56,6 +59,8 @@ def from_encodable(value: Any) -> Any:
     """The plain value; EncodingError for a type name that is not known."""
     if isinstance(value, list):
         return [from_encodable(item) for item in value]
+    if isinstance(value, dict):
+        raise EncodingError("a bare map is no plain value")
     if not isinstance(value, Tagged):
         return value
     arguments = value.arguments
@@ -80,7 +85,7 @@ def _mapping(name: str, arguments: tuple[Any, ...]) -> Any:
 def encode_plain(value: Any, path: str) -> bytes:
     """Canonical bytes of a plain value; UnsupportedState names the path of what cannot be stored."""
     try:
-        return encode(to_encodable(value, path))
+        return encode(to_encodable(value, path), WRAPPING_DEPTH)
     except (EncodingError, RecursionError) as error:
         raise UnsupportedState(f"{path}: {error or 'nested too deep'}. Store it in a plainer form.") from error
 

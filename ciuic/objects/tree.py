@@ -17,13 +17,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS
+from ciuic.objects.dtypes import DTYPE_WIDTHS, NUMPY_DTYPES, PACKED_ELEMENTS
 from ciuic.objects.encoding import EncodingError, decode, encode
 from ciuic.objects.ids import ID_LENGTH
 from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import CONTAINER_KINDS, Key, Plain
 
 MAX_DIMENSIONS = 64
+MOST_CHUNK_BYTES = 1 << 26
 ARRAYS = ("torch", "numpy", "numpy.generic")
 LEAF = "leaf"  # the kind of a root that stands for one leaf: its only entry
 TREE_KINDS = (*CONTAINER_KINDS, LEAF)
@@ -166,7 +167,8 @@ def _read_entry(entry: dict[str, Any]) -> Entry:
 
 def _chunks(value: dict[str, Any], nbytes: int) -> tuple[bytes, ...]:
     chunk_size, joined = value["chunk"], value["chunks"]
-    _require(isinstance(chunk_size, int) and chunk_size > 0 and isinstance(nbytes, int), "bad chunk size")
+    _require(type(chunk_size) is int and 0 < chunk_size <= MOST_CHUNK_BYTES, "bad chunk size")
+    _require(type(nbytes) is int and nbytes >= 0 and isinstance(joined, bytes), "bad chunks")
     _require(len(joined) == chunk_count(nbytes, chunk_size) * ID_LENGTH, "the chunks do not add up to the size")
     return tuple(joined[start : start + ID_LENGTH] for start in range(0, len(joined), ID_LENGTH))
 
@@ -177,10 +179,15 @@ def _tensor(value: dict[str, Any]) -> TensorEntry:
     dtype, shape = value["dtype"], tuple(value["shape"])
     _require(dtype in DTYPE_WIDTHS, f"unknown dtype {dtype!r}")
     _require(len(shape) <= MAX_DIMENSIONS, "too many dimensions")
-    _require(all(type(size) is int and 0 <= size < 1 << 63 for size in shape), "bad shape")
+    _require(all(type(size) is int and size >= 0 for size in shape), "bad shape")
+    _require(math.prod(size or 1 for size in shape) < 1 << 63, "bad shape")
     tie = value.get("tie")
     array = value.get("array", "torch")
     _require(array in ARRAYS, "unknown array type")
+    _require(array == "torch" or dtype in NUMPY_DTYPES, "no dtype of numpy's")
+    quantizer = from_encodable(value.get("quantizer"))
+    _require((quantizer is not None) == dtype.startswith(("qint", "quint")), "a quantised dtype and no quantizer")
+    _require(quantizer is None or _is_quantizer(quantizer, len(shape)), "bad quantizer")
     return TensorEntry(
         dtype,
         shape,
@@ -188,5 +195,25 @@ def _tensor(value: dict[str, Any]) -> TensorEntry:
         _chunks(value, stored_nbytes(dtype, shape)),
         tie=None if tie is None else tuple(_key(part) for part in tie),
         array=array,
-        quantizer=from_encodable(value.get("quantizer")),
+        quantizer=quantizer,
+    )
+
+
+def _is_quantizer(value: Any, dimensions: int) -> bool:
+    """{"scheme", "scale", "zero_point"}: numbers, or a list of them a channel with its "axis"."""
+    if not isinstance(value, dict) or not {"scheme", "scale", "zero_point"} <= set(value):
+        return False
+    scale, zero_point = value["scale"], value["zero_point"]
+    if set(value) == {"scheme", "scale", "zero_point"}:
+        return type(scale) is float and type(zero_point) is int
+    axis = value.get("axis")
+    return (
+        len(value) == 4
+        and type(axis) is int
+        and 0 <= axis < dimensions
+        and isinstance(scale, list)
+        and isinstance(zero_point, list)
+        and len(scale) == len(zero_point)
+        and all(type(each) is float for each in scale)
+        and all(type(each) is int for each in zero_point)
     )

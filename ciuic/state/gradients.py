@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,22 +41,30 @@ def optimizers_in(value: Any) -> list[torch.optim.Optimizer]:
     return [optimizer for child in children for optimizer in optimizers_in(child)]
 
 
-def pending_gradients(optimizers: Any, names: dict[int, str]) -> Container | None:
+def named_parameters(optimizers: Any, names: Mapping[int, str]) -> Iterator[tuple[torch.optim.Optimizer, Any, str]]:
+    """(optimizer, parameter, name) of each parameter once, under its name or, without one, its place ("#0.1.3")."""
+    seen: set[int] = set()
+    for number, optimizer in enumerate(optimizers_in(optimizers)):
+        for group_number, group in enumerate(optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    place = f"#{number}.{group_number}.{index}"
+                    yield optimizer, parameter, names.get(id(parameter), place)
+
+
+def pending_gradients(optimizers: Any, names: Mapping[int, str]) -> Container | None:
     """The gradients that changed since their optimizer's last step, by parameter name; None without any.
 
     Without a record of that step (nobody watched yet) a gradient counts as changed: too much is better than too little.
     """
     items: list[tuple[Key, StateNode]] = []
     capture = Capture()
-    for optimizer in optimizers_in(optimizers):
-        left = _after_step.get(optimizer, {})
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                name = names.get(id(parameter))
-                if gradient is None or name is None:
-                    continue
-                reference, version = left.get(id(parameter), (None, -1))
-                if reference is None or reference() is not gradient or gradient._version != version:
-                    items.append((name, to_tree(gradient, ("gradients", name), capture)))
+    for optimizer, parameter, name in named_parameters(optimizers, names):
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        reference, version = _after_step.get(optimizer, {}).get(id(parameter), (None, -1))
+        if reference is None or reference() is not gradient or gradient._version != version:
+            items.append((name, to_tree(gradient, ("gradients", name), capture)))
     return Container("module", tuple(items)) if items else None

@@ -13,10 +13,11 @@ import torch
 from ciuic.errors import UnsupportedState
 from ciuic.objects.plain import mapping_kind, to_encodable
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, path_text
-from ciuic.state.modules import unwrap
+from ciuic.state.modules import plain_name, unwrap
 from ciuic.state.optimizers import named_optimizer_state
 from ciuic.state.tensors import LiveTensor, tensor_leaf, to_torch
 
+MOST_NESTED = 150
 MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter, "module": dict}
 
 
@@ -33,7 +34,7 @@ class Capture:
         if not isinstance(source, LiveTensor) or not source.nbytes:
             return leaf
         tensor = source.tensor
-        memory = (tensor.device, tensor.data_ptr(), tensor.stride(), leaf.shape, leaf.dtype)
+        memory = (tensor.device, tensor.data_ptr(), tensor.stride(), leaf.shape, leaf.dtype, leaf.array)
         first = self.holders.setdefault(memory, path[1:])
         return leaf if first == path[1:] else replace(leaf, tie=first)
 
@@ -54,6 +55,10 @@ def is_state_dict(value: Any) -> bool:
 
 def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
     """The state tree of ``value``; nothing is copied. UnsupportedState names the path of what cannot be stored."""
+    if len(path) > MOST_NESTED:
+        raise UnsupportedState(
+            f"{path_text(path[:8])}/…: nested more than {MOST_NESTED} deep, or inside itself. Make it flatter."
+        )
     if isinstance(value, torch.Tensor):
         return capture.tied(tensor_leaf(value, path_text(path)), path)
     if isinstance(value, (numpy.ndarray, numpy.generic)) and not isinstance(value, (str, bytes)):
@@ -94,9 +99,8 @@ def _container(kind: str, items: tuple[tuple[Key, StateNode], ...], value: Any) 
 
 def _module(module: torch.nn.Module, path: tuple[Key, ...], capture: Capture) -> Container:
     state = module.state_dict()
-    items = tuple((name, to_tree(item, (*path, name), capture)) for name, item in state.items())
-    # Own entries first, then those of each child: the order in which the store gives them back.
-    return Container("module", items)
+    named = ((plain_name(name), item) for name, item in state.items())
+    return Container("module", tuple((name, to_tree(item, (*path, name), capture)) for name, item in named))
 
 
 def to_tree_of_named_state(optimizer: torch.optim.Optimizer, path: tuple[Key, ...], capture: Capture) -> Container:
@@ -116,6 +120,8 @@ def to_tree_of_named_state(optimizer: torch.optim.Optimizer, path: tuple[Key, ..
 def _numpy_leaf(value: Any, path: tuple[Key, ...], capture: Capture) -> Tensor:
     array = numpy.asarray(value)
     kind = "numpy" if isinstance(value, numpy.ndarray) else "numpy.generic"
+    if isinstance(value, numpy.ma.MaskedArray):
+        raise UnsupportedState(f"{path_text(path)}: cannot store a masked array. Pass its data and its mask.")
     if array.dtype.byteorder not in "=|" or any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
     try:

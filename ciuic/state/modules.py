@@ -16,3 +16,8 @@ def unwrap(model: Any) -> Any:
         if not isinstance(inner, torch.nn.Module):
             return model
         model = inner
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without the parts that ``torch.compile`` of a submodule puts in."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")

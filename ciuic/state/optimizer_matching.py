@@ -10,6 +10,7 @@ from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, e
 from ciuic.state.leaves import to_live
 from ciuic.state.matching import Plan
 from ciuic.state.optimizers import (
+    LAYOUT,
     NamedState,
     follow_devices,
     group_names,
@@ -39,7 +40,10 @@ def match_optimizer(plan: Plan, optimizer: torch.optim.Optimizer, node: StateNod
     pairs = _pair_groups(plan, stored_names, live_names, text)
     if pairs is None:
         return
-    stored_class = parts["class"].value if isinstance(parts["class"], Value) else ""
+    stored_class = str(parts["class"].value) if isinstance(parts["class"], Value) else ""
+    _check_class(plan, optimizer, stored_class, text)
+    if isinstance(optimizer, torch.optim.LBFGS) and live_names != [stored_names[index] for _, index in pairs]:
+        plan.problem(f"{text}: LBFGS joins all parameters into one vector; their order differs here", partial=False)
     for live_index, stored_index in pairs:
         _check_group(plan, optimizer, live_index, stored_groups[stored_index], stored_class, text)
     state = parts["state"]
@@ -49,10 +53,14 @@ def match_optimizer(plan: Plan, optimizer: torch.optim.Optimizer, node: StateNod
     for name in wanted_names & set(slots):
         plan.read(slots[str(name)])
     other = parts.get("other")
+    plan.read(groups)
+    if other is not None:
+        plan.read(other)
 
     def apply() -> None:
         if loads_itself(optimizer):
             _load_whole(optimizer, live_names, stored_groups, slots, other)
+            follow_devices(optimizer)
             return
         for live_index, stored_index in pairs:
             if plan.wanted(f"{text}/param_groups/{live_index}"):
@@ -62,7 +70,7 @@ def match_optimizer(plan: Plan, optimizer: torch.optim.Optimizer, node: StateNod
                 if name in wanted_names:
                     _set_slots(optimizer, group, parameter, slots.get(name))
         if other is not None:
-            optimizer.state.update(to_live(other))
+            optimizer.state.update({key: value for key, value in to_live(other).items() if key != LAYOUT})
         follow_devices(optimizer)
 
     plan.actions.append(apply)
@@ -106,6 +114,14 @@ def _pair_groups(plan: Plan, stored: list[list[str]], live: list[list[str]], tex
             partial=False,
         )
     return None
+
+
+def _check_class(plan: Plan, optimizer: torch.optim.Optimizer, stored: str, text: str) -> None:
+    """The same class, one derived from it, or Adam and AdamW, whose groups say which of the two rules they follow."""
+    live = type(optimizer).__name__
+    lineage = {base.__name__ for base in type(optimizer).__mro__}  # "Optimizer" is what an import writes
+    if stored not in lineage and {stored, live} != {"Adam", "AdamW"}:
+        plan.problem(f"{text}: the snapshot's optimizer is a {stored}, the live one a {live}", partial=False)
 
 
 def _check_group(

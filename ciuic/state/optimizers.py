@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from ciuic.state.modules import unwrap
+from ciuic.state.modules import plain_name, unwrap
+
+LAYOUT = "layout"
+"""The key of what an optimizer's ``state_dict`` holds beside its state and its groups."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def parameter_names(models: Any) -> dict[int, str]:
     def visit(value: Any, prefix: str) -> None:
         if isinstance(value, torch.nn.Module):
             for name, parameter in unwrap(value).named_parameters():
-                names.setdefault(id(parameter), prefix + name)
+                names.setdefault(id(parameter), prefix + plain_name(name))
         elif isinstance(value, dict):
             for key, item in value.items():
                 visit(item, f"{prefix}{key}/")
@@ -66,7 +69,7 @@ def named_optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, 
     other = {key: value for key, value in layout["state"].items() if key not in name_of}
     extra = {key: value for key, value in layout.items() if key not in ("state", "param_groups")}
     if extra:
-        other = {**other, "layout": extra}
+        other = {**other, LAYOUT: extra}
     return NamedState(state, groups, other)
 
 
@@ -77,14 +80,14 @@ def index_layout(named: NamedState, names: list[list[str]] | None = None) -> dic
     stored = {frozenset(group["params"]): group for group in named.groups}
     groups = [{**stored.get(frozenset(group), {}), "params": [index_of[name] for name in group]} for group in order]
     other = dict(named.other)
-    extra = other.pop("layout", {})
+    extra = other.pop(LAYOUT, {})
     state = {index_of[name]: slots for name, slots in named.state.items() if name in index_of}
     return {"state": {**state, **other}, "param_groups": groups, **extra}
 
 
 def slot_device(name: str, group: Mapping[str, Any], parameter: torch.Tensor) -> torch.device:
-    """Where torch's optimizers want a state tensor: "step" stays on the CPU unless capturable or fused."""
-    if name == "step" and not group.get("capturable") and not group.get("fused"):
+    """Where torch's optimizers want a state tensor: step counters stay on the CPU unless capturable or fused."""
+    if name in ("step", "mu_product") and not group.get("capturable") and not group.get("fused"):
         return torch.device("cpu")
     return parameter.device
 

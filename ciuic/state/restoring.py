@@ -10,7 +10,7 @@ import torch
 
 from ciuic.errors import CiuicError, RestoreInterrupted, StateMismatch
 from ciuic.objects.state_tree import Container, StateNode, Tensor
-from ciuic.state.gradients import optimizers_in
+from ciuic.state.gradients import named_parameters
 from ciuic.state.matching import KeyFilter, Plan, key_predicate, match
 from ciuic.state.optimizers import parameter_names
 from ciuic.state.rng import set_rng
@@ -48,6 +48,8 @@ def restore_state(
     generators = components("rng") if rng is not False else None
     if rng and generators is None:
         plan.problem("rng: the snapshot has none")
+    if generators is not None:
+        plan.read(generators)
     if plan.problems:
         raise StateMismatch(_listing(plan.problems), plan.problems)
     for tensor in plan.tensors:
@@ -87,14 +89,14 @@ def _apply(plan: Plan, generators: StateNode | None) -> None:
 def _match_gradients(plan: Plan, optimizers: Any, node: StateNode | None) -> None:
     """Pending gradients come back; without any in the snapshot the live ones, which are not its, are dropped."""
     stored = dict(node.items) if isinstance(node, Container) else {}
-    for gradient in stored.values():
-        plan.read(gradient)
-    for optimizer in optimizers_in(optimizers):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                leaf = stored.get(plan.parameter_names.get(id(parameter), ""))
-                plan.actions.append(lambda parameter=parameter, leaf=leaf: _set_gradient(parameter, leaf))  # type: ignore[misc]
+    for _, parameter, name in named_parameters(optimizers, plan.parameter_names):
+        gradient = stored.pop(name, None)
+        if gradient is None or plan.fits(parameter, gradient, f"gradients/{name}"):
+            plan.actions.append(lambda parameter=parameter, gradient=gradient: _set_gradient(parameter, gradient))  # type: ignore[misc]
+            plan.tensors += [gradient] if isinstance(gradient, Tensor) else []
+    for left in stored:
+        plan.problem(f"gradients/{left}: in the snapshot, but the live optimizer has no such parameter")
 
 
-def _set_gradient(parameter: torch.Tensor, leaf: StateNode | None) -> None:
-    parameter.grad = to_torch(leaf).to(parameter.device) if isinstance(leaf, Tensor) else None
+def _set_gradient(parameter: torch.Tensor, gradient: StateNode | None) -> None:
+    parameter.grad = to_torch(gradient).to(parameter.device) if isinstance(gradient, Tensor) else None

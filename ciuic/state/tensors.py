@@ -127,20 +127,20 @@ def to_torch(node: Tensor) -> torch.Tensor:
     """A new contiguous CPU tensor with the leaf's dtype, shape and bits."""
     if node.quantizer is not None:
         return _to_quantized(node)
-    tensor = torch.empty(node.shape, dtype=torch_dtype(node.dtype))
+    tensor = torch.empty(node.shape, dtype=torch_dtype(node.dtype), device="cpu")
     copy_bytes(node.source, byte_view(tensor))
     return tensor
 
 
 def _to_quantized(node: Tensor) -> torch.Tensor:
     integer_dtype = {"qint8": torch.int8, "quint8": torch.uint8, "qint32": torch.int32}[node.dtype]
-    integers = torch.empty(node.shape, dtype=integer_dtype)
+    integers = torch.empty(node.shape, dtype=integer_dtype, device="cpu")
     copy_bytes(node.source, byte_view(integers))
     quantizer = node.quantizer
     if "axis" not in quantizer:
         return torch._make_per_tensor_quantized_tensor(integers, quantizer["scale"], quantizer["zero_point"])
-    scales = torch.tensor(quantizer["scale"], dtype=torch.float64)
-    zero_points = torch.tensor(quantizer["zero_point"], dtype=torch.int64)
+    scales = torch.tensor(quantizer["scale"], dtype=torch.float64, device="cpu")
+    zero_points = torch.tensor(quantizer["zero_point"], dtype=torch.int64, device="cpu")
     return torch._make_per_channel_quantized_tensor(integers, scales, zero_points, quantizer["axis"])
 
 
@@ -152,18 +152,19 @@ def fill(live: torch.Tensor, node: Tensor) -> None:
     if live.is_quantized:
         live.copy_(to_torch(node))
         return
-    if not live.is_contiguous():
+    if not live.is_contiguous() or live.is_conj() or live.is_neg():
         bytewise = live.element_size() == 1  # torch cannot copy int1 … uint7; as bytes it can
         new = to_torch(node)
         (live.view(torch.uint8) if bytewise else live).copy_(new.view(torch.uint8) if bytewise else new)
         return
     if live.device.type == "cpu":
         copy_bytes(node.source, byte_view(live))
-        torch.autograd.graph.increment_version(live)
+        if not live.is_inference():
+            torch.autograd.graph.increment_version(live)
         return
     flat, width = live.view(-1), element_width(node.dtype)
     step = PIECE_BYTES // width
     for start in range(0, flat.numel(), step):
-        piece = torch.empty(min(step, flat.numel() - start), dtype=live.dtype)
+        piece = torch.empty(min(step, flat.numel() - start), dtype=live.dtype, device="cpu")
         copy_bytes(node.source, byte_view(piece), start * width)
         flat[start : start + piece.numel()].copy_(piece)

@@ -27,9 +27,25 @@ class Head:
     snapshot: str | None
 
 
+def fits_limit(name: str, room: int = 0) -> bool:
+    """Whether ``name`` and ``room`` more bytes are short enough for a record and for a file's name."""
+    try:
+        return len(name.encode()) <= NAME_LIMIT - room and len(quote(name)) <= 2 * NAME_LIMIT - room
+    except UnicodeEncodeError:
+        return False
+
+
+def is_name(name: str) -> bool:
+    """Whether there may be a branch or a tag of this name."""
+    try:
+        return check_name(name) == name
+    except InvalidRefName:
+        return False
+
+
 def check_name(name: str) -> str:
     """``name`` itself when it may name a branch or a tag; InvalidRefName otherwise."""
-    if not name or FORBIDDEN.search(name) or len(name.encode()) > NAME_LIMIT or len(quote(name)) > 2 * NAME_LIMIT:
+    if not name or FORBIDDEN.search(name) or name != name.strip() or not fits_limit(name):
         raise InvalidRefName(
             f"{name!r} cannot name a branch or a tag. Use letters, digits, '.', '_', '-' and '/', "
             "without '..' and not starting with '-' or '.'."
@@ -48,6 +64,11 @@ def _actor() -> str:
     except (KeyError, OSError):
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}:{os.getpid()}"
+
+
+def _may_exist(full: str) -> bool:
+    """A short name that no ref can have leads to no file: people type anything, and a damaged HEAD says anything."""
+    return next((is_name(full[len(each) :]) for each in (HEADS, TAGS) if full.startswith(each)), full in (HEAD, PRUNES))
 
 
 class Refs:
@@ -74,9 +95,13 @@ class Refs:
             for name in sorted(self.fs.list_folder(os.path.join(self.root, prefix))):
                 yield prefix + unquote(name)
 
+    def records(self, name: str) -> list[LogRecord]:
+        """All records of a log, oldest first; none when there is no log, and for what names none."""
+        return self.log(name).read() if _may_exist(name) else []
+
     def value(self, name: str) -> str | None:
         """The hex id (or symbolic value) of a ref now; None when there is none."""
-        record = self.log(name).last()
+        record = self.log(name).last() if _may_exist(name) else None
         return None if record is None or record.new == NOTHING else record.new
 
     def listing(self, prefix: str) -> dict[str, str]:

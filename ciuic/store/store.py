@@ -269,6 +269,8 @@ class Store:
                 return pack.raw(row.offset, row.header.stored_length, id)
             except DamagedData as error:
                 damage = damage or error
+        if self._look_again():
+            return self.read(kind, id)
         if damage is not None:
             raise damage
         raise MissingObject(
@@ -285,7 +287,16 @@ class Store:
                 pass
         for pack, row in self.copies(id):
             return pack, row.offset, row.header.stored_length
+        if self._look_again():
+            return self.locate(id)
         raise MissingObject(f"{id.hex()[:12]} is in no pack of {self.path}. `ciuic fsck` lists what is lost.")
+
+    def _look_again(self) -> bool:
+        """True when packs were published since this view was taken: commits go on under the shared lock."""
+        if self.list_packs() <= self.present:
+            return False
+        self.refresh()
+        return True
 
     def forget(self, id: bytes) -> None:
         """A damaged record loses its row, so that the next commit stores it again. Best effort."""

@@ -36,7 +36,7 @@ def run(
     stays = keep or directory is not None
     try:
         _tour(Stage(echo, folder / "run", color), folder / "reference", steps)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # the person has seen enough
         if not stays:
             shutil.rmtree(folder, ignore_errors=True)
         raise

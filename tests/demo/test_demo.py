@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,30 @@ class TestComparison:
     def test_reads_losses_only_from_lines_that_hold_one(self) -> None:
         seen = losses_by_step(["step 1 of many", "loss 3", *self.lines])
         assert seen == {0: ["5.50000000"], 1: ["4.25000000"]}
+
+
+class TestTheTemporaryFolder:
+    @pytest.fixture(autouse=True)
+    def temporary(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        return tmp_path
+
+    @pytest.mark.parametrize("end", [KeyboardInterrupt, BrokenPipeError])
+    def test_goes_when_the_person_has_seen_enough(self, temporary: Path, end: type[BaseException]) -> None:
+        def echo(_line: str) -> None:
+            raise end
+
+        with pytest.raises(end):
+            run(echo)
+        assert list(temporary.iterdir()) == []
+
+    def test_stays_and_is_named_when_something_went_wrong(
+        self, temporary: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", "false")
+        lines: list[str] = []
+        with pytest.raises(DemoFailed, match="ended with 1 instead of 0"):
+            run(lines.append)
+        (folder,) = temporary.iterdir()
+        assert lines[-1] == f"Everything so far is in {folder}"
+        assert (folder / "reference" / "train.py").exists()

@@ -7,29 +7,26 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ciuic.errors import (
     DamageError,
     NotARepository,
-    Pruned,
-    RefConflict,
-    RefError,
-    RefExists,
     RepositoryExists,
     UnknownPath,
-    UnknownRef,
+    UnknownRevision,
     UnsupportedState,
 )
+from ciuic.history import branches
+from ciuic.history.branches import ReflogEntry
 from ciuic.history.following import Following
-from ciuic.history.graph import ancestors, first_parents
+from ciuic.history.graph import ancestors, newest_intact
 from ciuic.history.revisions import Resolved, resolve
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Plain, StateNode
-from ciuic.store.reflog import NOTHING, SYMBOLIC
-from ciuic.store.refs import HEAD, HEADS, TAGS, WHOLE, Head, check_name
+from ciuic.store.refs import HEADS, TAGS, WHOLE, Head
 from ciuic.store.store import Store
 
 if TYPE_CHECKING:
@@ -39,20 +36,6 @@ if TYPE_CHECKING:
     from ciuic.state.matching import KeyFilter
     from ciuic.store.fsck import FsckReport, Progress
     from ciuic.store.gc import GcReport
-
-MOST_ANCESTORS_VERIFIED = 20
-
-
-@dataclass(frozen=True)
-class ReflogEntry:
-    """One change of a ref: ``ref@{index}`` names ``new``. Values: hex ids, "ref:refs/heads/…" for HEAD, or None."""
-
-    index: int
-    time: datetime
-    old: str | None
-    new: str | None
-    actor: str
-    action: str
 
 
 class Repo:
@@ -197,7 +180,7 @@ class Repo:
             if rng or any(value is not None for value in objects.values()):
                 wanted = rng if rng is not None else (None if optimizer is not None else False)
                 self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=wanted)
-            self._move_head(resolved, str(revision) if isinstance(revision, str) else resolved.snapshot.id[:12])
+            self._move_head(resolved, _said(revision, resolved.snapshot))
         return resolved.snapshot
 
     def restore(
@@ -231,82 +214,39 @@ class Repo:
     def _restore(
         self, snapshot: Snapshot, objects: dict[str, Any], *, strict: bool, keys: KeyFilter, rng: bool | None
     ) -> None:
+        from ciuic.restore.stored_snapshot import StoredSnapshot
         from ciuic.state.restoring import restore_state
 
-        trees = self._components(snapshot)
+        stored = StoredSnapshot(self._store, snapshot)
 
         def component(name: str) -> StateNode | None:
-            if name == "rng" and rng is None and name in self.prune_state(snapshot.id):
-                return None
-            return trees[name]() if name in trees else None
+            return None if name == "rng" and rng is None and name in stored.pruned else stored.component(name)
 
         try:
             restore_state(component, objects, strict=strict, keys=keys, rng=rng)
         except DamageError as error:
-            intact = self._newest_intact(snapshot)
+            intact = newest_intact(self._store, snapshot)
             hint = f"The newest intact snapshot before it is {intact.id[:12]} ({intact!r})" if intact else ""
             raise type(error)(f"{error} {hint}".strip()) from error
-
-    def _newest_intact(self, damaged: Snapshot) -> Snapshot | None:
-        """The nearest ancestor of which every byte can be read, among the nearest few."""
-        from ciuic.objects.state_tree import Tensor, walk
-
-        with contextlib.suppress(DamageError):
-            for number, snapshot in enumerate(first_parents(self._store, damaged.id)):
-                if number > MOST_ANCESTORS_VERIFIED:
-                    break
-                if number == 0 or self.prune_state(snapshot.id):
-                    continue
-                with contextlib.suppress(DamageError):
-                    for tree in self._components(snapshot).values():
-                        for _, leaf in walk(tree()):
-                            if isinstance(leaf, Tensor):
-                                leaf.source.verify()  # type: ignore[attr-defined]  # stored sources have it
-                    return snapshot
-        return None
 
     def load(self, revision: str | Snapshot) -> LazyState:
         """A snapshot's state as nested mappings, lazily: ``load(r)["model"]["layers.0.weight"]`` reads that tensor.
 
         Tensors are new, on the CPU, verified. The mapping stays readable while gc runs.
         """
+        from ciuic.restore.stored_snapshot import StoredSnapshot
         from ciuic.state.lazy import LazyState
 
         with self._store.shared():
-            snapshot = self._resolve(revision).snapshot
-            trees = self._components(snapshot)
-            gone = self.prune_state(snapshot.id)
-            held = {name: tree if name in gone else _constant(tree()) for name, tree in trees.items()}
-        return LazyState(held)
+            stored = StoredSnapshot(self._store, self._resolve(revision).snapshot)
+            return LazyState(stored.snapshot.tree, stored.components(), stored.component)
 
     def components(self, revision: str | Snapshot) -> dict[str, StateNode]:
-        """The state trees of a snapshot by component, without those that were pruned; Pruned when nothing is left."""
+        """The state trees of a snapshot by component, without those that were pruned; Pruned when it was whole."""
+        from ciuic.restore.stored_snapshot import StoredSnapshot
+
         with self._store.shared():
-            snapshot = self._resolve(revision).snapshot
-            gone = self.prune_state(snapshot.id)
-            return {name: tree() for name, tree in self._components(snapshot).items() if name not in gone}
-
-    def _components(self, snapshot: Snapshot) -> dict[str, Callable[[], StateNode]]:
-        from ciuic.restore.stored_state import read_component
-
-        gone = self.prune_state(snapshot.id)
-        if WHOLE in gone:
-            raise Pruned(
-                f"{snapshot.id[:12]} ({snapshot!r}) was pruned: its state is gone, its place in the log stays. "
-                "`ciuic log` shows others."
-            )
-
-        def reader(name: str, root: str) -> Callable[[], StateNode]:
-            def read() -> StateNode:
-                if name in gone:
-                    raise Pruned(
-                        f"The {name} of {snapshot.id[:12]} ({snapshot!r}) was pruned. Other components are there."
-                    )
-                return read_component(self._store, name, bytes.fromhex(root))
-
-            return read
-
-        return {name: reader(name, root) for name, root in snapshot.tree.items()}
+            return StoredSnapshot(self._store, self._resolve(revision).snapshot).components()
 
     # Looking
 
@@ -318,12 +258,14 @@ class Repo:
     def find(self, revision: str) -> Resolved:
         """What a revision names: its snapshot, its branch if it is a branch's name, and the path after its colon."""
         with self._store.shared():
-            return self._resolve(revision)
+            return resolve(self._store, revision)
 
     def _resolve(self, revision: str | Snapshot) -> Resolved:
-        if isinstance(revision, Snapshot):
-            return Resolved(resolve(self._store, revision.id).snapshot)
-        return resolve(self._store, revision)
+        """Under the shared lock. A path behind a colon is not for what takes a whole snapshot."""
+        resolved = resolve(self._store, revision.id if isinstance(revision, Snapshot) else revision)
+        if resolved.path is not None:
+            raise UnknownRevision(f"{revision!r} names something inside a snapshot. Leave out {':' + resolved.path!r}.")
+        return resolved
 
     def log(self, revision: str | None = None, limit: int | None = None) -> Iterator[Snapshot]:
         """A snapshot and its ancestors, newest first; by default from HEAD, and none in a new repository."""
@@ -392,33 +334,17 @@ class Repo:
     def _create(self, prefix: str, name: str, at: str | Snapshot) -> None:
         with self._store.shared():
             snapshot = self._resolve(at).snapshot
-            what = "branch" if prefix == HEADS else "tag"
-            source = at if isinstance(at, str) else snapshot.id[:12]
-            try:
-                self._store.move_ref(
-                    prefix + check_name(name), snapshot.id, f"{what}: created from {source}", expected=NOTHING
-                )
-            except RefConflict:
-                raise RefExists(f"The {what} {name!r} exists. Delete it first, or choose another name.") from None
+            branches.create(self._store, prefix, name, snapshot.id, _said(at, snapshot))
 
     def delete_branch(self, name: str) -> None:
         """Delete a branch; its log keeps what it reached until it expires. UnknownRef."""
-        self._delete(HEADS, name)
+        with self._store.shared():
+            branches.delete(self._store, HEADS, name)
 
     def delete_tag(self, name: str) -> None:
         """Delete a tag; its log keeps what it reached until it expires. UnknownRef."""
-        self._delete(TAGS, name)
-
-    def _delete(self, prefix: str, name: str) -> None:
-        """Append a tombstone."""
         with self._store.shared():
-            old = self._store.refs.value(prefix + name)
-            if old is None:
-                what = "branch" if prefix == HEADS else "tag"
-                raise UnknownRef(f"There is no {what} {name!r}. `ciuic {what}` lists them.")
-            if prefix == HEADS and name == self._store.refs.head().branch:
-                raise RefError(f"HEAD is on {name!r}, so the next run resumes there. Check out another branch first.")
-            self._store.move_ref(prefix + name, NOTHING, f"delete {name}", expected=old)
+            branches.delete(self._store, TAGS, name)
 
     def switch(self, revision: str | Snapshot) -> Snapshot | None:
         """Move HEAD, where the next run resumes: a branch's name attaches it, anything else detaches it.
@@ -430,14 +356,12 @@ class Repo:
                 self._following.head_moved()
                 return self.resolve(revision) if self._store.refs.value(HEADS + revision) else None
             resolved = self._resolve(revision)
-            self._move_head(resolved, revision if isinstance(revision, str) else resolved.snapshot.id[:12])
+            self._move_head(resolved, _said(revision, resolved.snapshot))
         return resolved.snapshot
 
     def _move_head(self, resolved: Resolved, said: str) -> None:
         origin = self._store.refs.head().branch
-        value = f"{SYMBOLIC}{HEADS}{resolved.branch}" if resolved.branch else resolved.snapshot.id
-        if self._store.refs.value(HEAD) != value:
-            self._store.move_ref(HEAD, value, f"checkout: moving to {said}")
+        branches.move_head(self._store, resolved.branch, resolved.snapshot.id, said)
         self._following.head_moved(origin)
 
     def reset(
@@ -445,43 +369,17 @@ class Repo:
     ) -> tuple[str | None, str]:
         """Move a branch (HEAD's by default; a detached HEAD itself); its reflog keeps the old tip. (old, new) ids."""
         with self._following.moving, self._store.shared():
-            head = self._store.refs.head()
-            target = self._resolve(revision).snapshot.id
-            name = branch or head.branch
-            if branch is not None and self._store.refs.value(HEADS + branch) is None:
-                raise UnknownRef(f"There is no branch {branch!r}. `ciuic branch` lists them.")
-            full = HEADS + name if name else HEAD
-            old = self._store.refs.value(full)
-            if not dry_run and old != target:
-                said = revision if isinstance(revision, str) else target[:12]
-                self._store.move_ref(full, target, f"reset: moving to {said}", expected=old or NOTHING)
+            snapshot = self._resolve(revision).snapshot
+            name = branch or self._store.refs.head().branch
+            old = branches.reset(self._store, name, snapshot.id, _said(revision, snapshot), dry_run=dry_run)
             if not dry_run:
-                self._following.head_moved() if name is None else self._following.reset(name, target)
-        return old, target
+                self._following.head_moved() if name is None else self._following.reset(name, snapshot.id)
+        return old, snapshot.id
 
     def reflog(self, ref: str = "HEAD") -> list[ReflogEntry]:
         """The changes of HEAD, a branch (a deleted one too) or a tag, newest first; UnknownRef."""
         with self._store.shared():
-            names = (HEAD,) if ref == HEAD else (HEADS + ref, TAGS + ref, ref)
-            for name in names:
-                if name == ref and not ref.startswith(("refs/heads/", "refs/tags/")) and ref != HEAD:
-                    continue
-                records = self._store.refs.records(name)
-                if records:
-                    return [
-                        ReflogEntry(
-                            index,
-                            record.time,
-                            _value(record.old),
-                            _value(record.new),
-                            record.actor,
-                            record.action,
-                        )
-                        for index, record in enumerate(reversed(records))
-                    ]
-        if ref == HEAD:
-            return []
-        raise UnknownRef(f"There is no branch or tag {ref!r}, and there was none. `ciuic branch` lists them.")
+            return branches.reflog(self._store, ref)
 
     # Upkeep
 
@@ -525,12 +423,9 @@ class Repo:
         return check(self._store, read_data=read_data, progress=progress)
 
 
-def _constant(node: StateNode) -> Callable[[], StateNode]:
-    return lambda: node
-
-
-def _value(value: str) -> str | None:
-    return None if value == NOTHING else value
+def _said(revision: str | Snapshot, snapshot: Snapshot) -> str:
+    """What a log remembers of a revision."""
+    return revision if isinstance(revision, str) else snapshot.id[:12]
 
 
 def _first(snapshots: Iterator[Snapshot], limit: int | None) -> list[Snapshot]:

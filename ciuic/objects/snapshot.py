@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ciuic.objects.encoding import EncodingError, decode, encode
+from ciuic.objects.encoding import EncodingError, Repeated, decode, encode
 from ciuic.objects.ids import ID_LENGTH
 from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import Plain
@@ -63,9 +63,12 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     )
 
 
+_repeated: Repeated = {}  # versions, configuration and sizes are the same in snapshot after snapshot
+
+
 def decode_snapshot(data: bytes, id: bytes) -> Snapshot:
     """The snapshot of canonical bytes; EncodingError for anything else."""
-    value = decode(data)
+    value = decode(data, _repeated)
     try:
         return _snapshot(value, id)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -86,20 +89,20 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
         epoch=value["epoch"],
         timestamp=EPOCH + timedelta(microseconds=value["time"]),
         message=value["message"],
-        metrics=value["metrics"],
+        metrics=dict(value["metrics"]),
         config=config,
         parents=tuple(parent.hex() for parent in value["parents"]),
         tree={name: value["components"][name].hex() for name in _in_order(value["components"])},
         contains=tuple(value["contains"]),
         raw_bytes={name: value["raw_bytes"][name] for name in _in_order(value["raw_bytes"])},
         added_bytes=value["added_bytes"],
-        versions=value["versions"],
+        versions=dict(value["versions"]),
     )
 
 
 def _check(what: str, kind: type, values: Iterable[Any]) -> None:
     for value in values:
-        if type(value) is not kind or (kind is bytes and len(value) != ID_LENGTH):
+        if type(value) is not kind or (isinstance(value, bytes) and len(value) != ID_LENGTH):
             raise ValueError(f"{what} of the wrong type")
 
 

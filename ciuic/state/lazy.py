@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor
@@ -67,21 +67,30 @@ class LazyList(Sequence[Any]):
 class LazyState(Mapping[str, Any]):
     """The components of a snapshot; one that was pruned raises ``Pruned`` when it is asked for."""
 
-    def __init__(self, components: Mapping[str, Callable[[], StateNode]]) -> None:
+    def __init__(
+        self, names: Iterable[str], components: Mapping[str, StateNode], missing: Callable[[str], StateNode | None]
+    ) -> None:
+        """``missing`` is called for a name that is not in ``components``, and raises Pruned."""
+        self._names = tuple(names)
         self._components = components
+        self._missing = missing
         self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
         if name not in self._made:
-            node = self._components[name]()
+            node = self._components.get(name) or self._missing(name)
+            if node is None:
+                raise KeyError(name)
             self._made[name] = lazily(node, {})
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._components)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._components)
+        return len(self._names)
 
     def __repr__(self) -> str:
         return f"<state with {', '.join(self)}>"

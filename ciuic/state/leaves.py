@@ -124,6 +124,8 @@ def _numpy_leaf(value: Any, path: tuple[Key, ...], capture: Capture) -> Tensor:
         raise UnsupportedState(f"{path_text(path)}: cannot store a masked array. Pass its data and its mask.")
     if array.dtype.byteorder not in "=|" or any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    if array.dtype.kind in "iu":
+        array = array.view(array.dtype.str)  # numpy has two names for 64 bits, and torch knows one
     try:
         tensor = torch.from_numpy(array)
     except TypeError:

@@ -127,9 +127,10 @@ def to_torch(node: Tensor) -> torch.Tensor:
     """A new contiguous CPU tensor with the leaf's dtype, shape and bits."""
     if node.quantizer is not None:
         return _to_quantized(node)
-    tensor = torch.empty(node.shape, dtype=torch_dtype(node.dtype), device="cpu")
-    copy_bytes(node.source, byte_view(tensor))
-    return tensor
+    # As bytes first: torch warns about making an empty complex32.
+    data = torch.empty(node.source.nbytes, dtype=torch.uint8, device="cpu")
+    copy_bytes(node.source, byte_view(data))
+    return data.view(torch_dtype(node.dtype)).view(node.shape)
 
 
 def _to_quantized(node: Tensor) -> torch.Tensor:
@@ -165,6 +166,6 @@ def fill(live: torch.Tensor, node: Tensor) -> None:
     flat, width = live.view(-1), element_width(node.dtype)
     step = PIECE_BYTES // width
     for start in range(0, flat.numel(), step):
-        piece = torch.empty(min(step, flat.numel() - start), dtype=live.dtype, device="cpu")
+        piece = torch.empty(min(step, flat.numel() - start) * width, dtype=torch.uint8, device="cpu").view(live.dtype)
         copy_bytes(node.source, byte_view(piece), start * width)
         flat[start : start + piece.numel()].copy_(piece)

@@ -1,4 +1,4 @@
-"""The canonical encoding: one value, one encoding, readable by any CBOR reader, and nothing but EncodingError escapes."""
+"""The canonical encoding: one value, one encoding, for any CBOR reader, and nothing but EncodingError escapes."""
 
 import math
 import struct

@@ -83,7 +83,7 @@ def test_near_relatives_come_back_as_the_plain_type(value, back):
 )
 def test_what_is_not_plain_is_refused_by_its_path(value, path):
     """The message begins with where it is."""
-    with pytest.raises(UnsupportedState, match=f"^{path}: "):
+    with pytest.raises(UnsupportedState, match=rf"^{path}: "):
         encode_plain(value, "x")
 
 
@@ -91,7 +91,7 @@ def test_nesting_too_deep_and_nesting_in_itself_are_refused():
     """Neither ends in a RecursionError."""
     value = []
     value.append(value)
-    with pytest.raises(UnsupportedState, match="^x: "):
+    with pytest.raises(UnsupportedState, match=r"^x: "):
         encode_plain(value, "x")
 
 

@@ -16,6 +16,7 @@ MAX_DEPTH = 100
 OBJECT_TAG = 27  # "serialised object": [type name, arguments...], http://cbor.schmorp.de/generic-object
 
 UNSIGNED, NEGATIVE, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)
+LARGEST_REPEATED = 4096
 SIMPLE_VALUES = {20: False, 21: True, 22: None}
 
 
@@ -114,9 +115,17 @@ def _encode_map(value: dict[Any, Any], out: bytearray, depth: int) -> None:
         _encode(item, out, depth + 1)
 
 
-def decode(data: Any) -> Any:
-    """The value of canonical bytes; EncodingError for anything else, trailing bytes included."""
-    reader = _Reader(bytes(data))
+Repeated = dict[str, tuple[bytes, Any]]
+"""Key of an outermost map → the encoding and the value that it last had."""
+
+
+def decode(data: Any, repeated: Repeated | None = None) -> Any:
+    """The value of canonical bytes; EncodingError for anything else, trailing bytes included.
+
+    ``repeated`` goes from one call to the next when many like maps are decoded: what stands under an outermost key
+    as it did the last time is not decoded again. Such values are shared, so the caller copies what it hands on.
+    """
+    reader = _Reader(bytes(data), repeated)
     try:
         value = reader.value(0)
     except (IndexError, struct.error) as error:
@@ -131,10 +140,11 @@ def decode(data: Any) -> Any:
 class _Reader:
     """Reading heads in line is worth its lines: `ciuic log` decodes a thousand snapshots before it prints."""
 
-    __slots__ = ("data", "length", "position")
+    __slots__ = ("data", "length", "position", "repeated")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, repeated: Repeated | None) -> None:
         self.data = data
+        self.repeated = repeated
         self.length = len(data)
         self.position = 0
 
@@ -200,8 +210,23 @@ class _Reader:
             if encoded <= previous:
                 raise EncodingError("map keys are not in canonical order")
             previous = encoded
-            result[key] = self.value(depth + 1)
+            if depth == 0 and self.repeated is not None:
+                result[key] = self.repeated_value(key, self.repeated)
+            else:
+                result[key] = self.value(depth + 1)
         return result
+
+    def repeated_value(self, key: str, repeated: Repeated) -> Any:
+        # No encoding is the beginning of another one: where these bytes stand, this value stands.
+        encoded, value = repeated.get(key, (None, None))
+        start = self.position
+        if encoded is not None and self.data.startswith(encoded, start):
+            self.position = start + len(encoded)
+            return value
+        value = self.value(1)
+        if self.position - start <= LARGEST_REPEATED:
+            repeated[key] = (self.data[start : self.position], value)
+        return value
 
     def tag(self, number: int, depth: int) -> Any:
         if number in (2, 3):

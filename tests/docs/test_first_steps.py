@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "first-steps.md"
-BLOCK = re.compile(
-    r'^```(?:python title="(?P<file>[\w.]+)"|(?P<console>console))\n(?P<text>.*?)^```', re.M | re.S
-)
+BLOCK = re.compile(r'^```(?:python title="(?P<file>[\w.]+)"|(?P<console>console))\n(?P<text>.*?)^```', re.M | re.S)
 
 
 def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def read_format(fs: FileSystem, root: str) -> bytes:
         ) from None
     lines = text.splitlines()
     words = lines[0].split() if lines else []
-    if len(words) != 2 or words[0] != "ciuic" or not words[1].isdigit():
+    if len(words) != 2 or words[0] != "ciuic" or not words[1].isdecimal() or not int(words[1]):
         raise NotARepository(f"{path} is not the format file of a ciuic repository. Restore it from a copy.")
     if int(words[1]) > FORMAT_VERSION:
         raise UnsupportedFormat(f"{root} has format {words[1]}; this ciuic reads {FORMAT_VERSION}. Upgrade ciuic.")

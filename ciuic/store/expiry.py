@@ -14,7 +14,8 @@ DAY_NS = 86_400 * 10**9
 
 
 def read_logs(store: Store) -> dict[str, list[LogRecord]]:
-    """Every ref log, whole. DamagedRef when one is damaged, or shorter than the index remembers it."""
+    """Every ref log, whole. DamagedRef when one is damaged or missing, or shorter than the index remembers it."""
+    store.refs.check_folders()
     logs = {}
     marks = store.index.log_marks()
     for name in dict.fromkeys([*store.refs.names(), *marks]):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import lmdb
 
-from ciuic.errors import CiuicError, DamagedData, LockTimeout
+from ciuic.errors import CiuicError, DamagedData, LockTimeout, StorageFull
 from ciuic.store.expiry import check_clock, read_logs, remaining
 from ciuic.store.marking import Marks
 from ciuic.store.pack import Pack
@@ -91,9 +92,10 @@ class _Collector:
             if not self.trust_clock:
                 check_clock(logs, store.config)
             marks = self._mark(logs)
+            marks.spare_copies()
             if self.dry_run:
                 return self._report(marks, logs, self._dead(marks))
-            repacked = self._repack(marks)
+            repacked = self._repack_if_there_is_room(marks)
         with store.exclusive(EXCLUSIVE_TIMEOUT_S):
             store.refresh()
             if store.generation != generation:
@@ -103,9 +105,10 @@ class _Collector:
             marks.walk(self._values(logs))
             dead = self._dead(marks)
             report = self._report(marks, logs, dead, repacked)
+            self._empty("tmp")  # no commit is under way: it is all left-overs
             self._expire(logs)
             self._sweep(generation, dead)
-        self._empty_trash()
+        self._empty("trash")
         return report
 
     @property
@@ -147,13 +150,20 @@ class _Collector:
 
     # Repacking
 
-    def _repack(self, marks: Marks) -> int:
+    def _repack_if_there_is_room(self, marks: Marks) -> set[str]:
+        """A full disk is when gc is needed most: then it frees whole packs only."""
+        try:
+            return self._repack(marks)
+        except StorageFull:
+            self.bad_records.clear()
+            return set()
+
+    def _repack(self, marks: Marks) -> set[str]:
         """Copy what is live in sparse and in many small packs, verified, into new packs, durable on return."""
         candidates = self._candidates(marks)
         if not candidates:
-            return 0
+            return set()
         session = self.store.new_packs()
-        ids: set[bytes] = set()
         try:
             for pack in candidates:
                 for row in marks.live_rows(pack):
@@ -163,8 +173,8 @@ class _Collector:
                     except DamagedData:
                         self.bad_records.add((pack.name, row.header.id))
                         continue
-                    session.copy(header, stored)
-                    ids.add(row.header.id)
+                    if header.id not in session:
+                        session.copy(header, stored)
             published = session.publish()
         except BaseException:
             session.abandon()
@@ -172,7 +182,7 @@ class _Collector:
         self.fresh_packs = set(published)
         self.copied = {row.header.id: name for name, rows in published.items() for row in rows}
         self.store.index_commit(published, {})
-        return len(candidates)
+        return {pack.name for pack in candidates}
 
     def _candidates(self, marks: Marks) -> list[Pack]:
         sparse, small = [], []
@@ -212,38 +222,35 @@ class _Collector:
         with contextlib.suppress(CiuicError, OSError, lmdb.Error):
             store.index.update(generation, dropped=dropped, dropped_packs=dead, next_generation=generation + 1)
         for name in sorted(dead):
-            folder = "quarantine" if name in self._bad_packs else "trash"
-            store.fs.rename(store.join("packs", f"{name}.pack"), store.join(folder, f"{name}.pack"))
+            aside = f"quarantine/{name}-{generation}" if name in self._bad_packs else f"trash/{name}"
+            store.fs.rename(store.join("packs", f"{name}.pack"), store.join(f"{aside}.pack"))
         for folder in ("packs", "trash", "quarantine"):
             store.fs.sync_folder(store.join(folder))
-        for name in store.fs.list_folder(store.join("tmp")):  # no commit is under way: it is all left-overs
-            store.fs.remove_if_there(store.join("tmp", name))
 
     def _indexed_in(self, id: bytes, pack: str) -> bool:
         place = self.store.index.place(id)
         return place is not None and place.pack == pack
 
-    def _empty_trash(self) -> None:
-        trash = self.store.join("trash")
-        for name in self.store.fs.list_folder(trash):
-            with contextlib.suppress(CiuicError, FileNotFoundError):
-                self.store.fs.unlink(os.path.join(trash, name))
+    def _empty(self, folder: str) -> None:
+        for name in self.store.fs.list_folder(self.store.join(folder)):
+            with contextlib.suppress(CiuicError, OSError):
+                self.store.fs.unlink(self.store.join(folder, name))
 
     # Reporting
 
-    def _report(self, marks: Marks, logs: Logs, dead: set[str], repacked: int = 0) -> GcReport:
+    def _report(self, marks: Marks, logs: Logs, dead: set[str], repacked: Set[str] = frozenset()) -> GcReport:
         store = self.store
         kept = self._kept(logs)
         sizes = {name: os.stat(store.join("packs", f"{name}.pack")).st_size for name in store.present}
-        added = sum(sizes[name] for name in self.fresh_packs)
+        added = sum(sizes[name] for name in self.fresh_packs & store.present)
         freed = sum(sizes[name] for name in dead) - added
         if self.dry_run:
             freed += self._repack_forecast(marks, dead)
         return GcReport(
             dry_run=self.dry_run,
             freed_bytes=freed,
-            freed_packs=len(dead) - repacked,
-            repacked_packs=repacked,
+            freed_packs=len(dead - repacked),
+            repacked_packs=len(dead & repacked),
             kept_bytes=sum(sizes.values()) - added - freed,
             snapshots=self.snapshots,
             held_by_refs=self.held_by_refs,

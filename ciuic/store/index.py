@@ -48,11 +48,13 @@ class LogMark(NamedTuple):
 class _Environment:
     """One LMDB environment a file and process: a second one would break the first one's locks."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, create: bool) -> None:
         self.owner = os.getpid()
         for size in MAP_SIZES:
             try:
-                self.lmdb = lmdb.open(folder, map_size=size, max_readers=1024, readahead=False, meminit=False)
+                self.lmdb = lmdb.open(
+                    folder, map_size=size, max_readers=1024, readahead=False, meminit=False, create=create
+                )
                 break
             except (lmdb.MemoryError, MemoryError):  # an address-space limit: a smaller map may fit
                 if size == MAP_SIZES[-1]:
@@ -122,7 +124,11 @@ class Index:
         key = (status.st_dev, status.st_ino)
         environment = _environments.get(key)
         if environment is None:
-            environment = _Environment(self.folder)
+            environment = _Environment(self.folder, create=False)
+            now = os.stat(self.data_path)
+            if (now.st_dev, now.st_ino) != key:  # replaced while it was being opened
+                environment.lmdb.close()
+                raise LockTimeout("The index was built anew by another process just now. Try again.")
             _environments[key] = environment
         self._environment = environment
 
@@ -246,7 +252,9 @@ class Index:
             self.fs.close(descriptor)
         self.fs.rename(temporary, self.stamp_path)
 
-    def create(self, generation: int, packs: dict[str, Iterable[tuple[bytes, int, int]]]) -> None:
+    def create(
+        self, generation: int, packs: dict[str, Iterable[tuple[bytes, int, int]]], marks: dict[str, LogMark]
+    ) -> None:
         """Start from nothing and fill it. The old file is unlinked, so whoever has it mapped is not disturbed."""
         self.fs.make_folder_if_missing(self.folder)
         with contextlib.suppress(FileExistsError):
@@ -255,9 +263,9 @@ class Index:
             self._environment = None
             for name in ("data.mdb", "lock.mdb", "stamp"):
                 self.fs.remove_if_there(os.path.join(self.folder, name))
-            environment = _Environment(self.folder)
+            environment = _Environment(self.folder, create=True)
             status = os.stat(self.data_path)
             _environments[(status.st_dev, status.st_ino)] = environment
             self._environment = environment
             self.write_stamp(generation)
-        self.update(generation, packs)
+        self.update(generation, packs, marks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ciuic.errors import DamagedData, MissingObject
 from ciuic.objects.ids import NO_ID, Kind
@@ -84,8 +84,36 @@ class Marks:
             return pack, self._numbers(pack)[id]
         raise MissingObject(
             f"{kind.name.lower()} {id.hex()[:12]}, which a snapshot needs, is in no pack. gc deleted nothing. "
-            "`ciuic fsck` lists what is lost."
+            "`ciuic fsck` names the snapshots that lack something; prune them, and gc goes on without them."
         )
+
+    def spare_copies(self) -> None:
+        """Of an object with several copies gc keeps the one that is marked: read it, and keep others if it is damaged.
+
+        Memory is an id for each record that is dead or a second copy.
+        """
+        spare = {row.header.id for pack in self._readable() for row, live in self._rows(pack) if not live}
+        for pack in self._readable():
+            for row, live in self._rows(pack):
+                if live and row.header.id in spare and not _intact(pack, row):
+                    self._mark_intact_copies(row.header.id)
+
+    def _readable(self) -> Iterator[Pack]:
+        for name in sorted(self.store.present):
+            try:
+                pack = self.store.pack(name)
+                if pack.rows:
+                    yield pack
+            except DamagedData:
+                continue
+
+    def _rows(self, pack: Pack) -> Iterable[tuple[FooterRow, int]]:
+        return zip(pack.rows, self.bits.get(pack.name) or bytes(len(pack.rows)), strict=True)
+
+    def _mark_intact_copies(self, id: bytes) -> None:
+        for pack, row in self.store.copies(id):
+            if _intact(pack, row):
+                self.bits.setdefault(pack.name, bytearray(len(pack.rows)))[self._numbers(pack)[id]] = 1
 
     def _numbers(self, pack: Pack) -> dict[bytes, int]:
         numbers = self._row_numbers.get(pack.name)
@@ -97,5 +125,12 @@ class Marks:
         return numbers
 
     def live_rows(self, pack: Pack) -> list[FooterRow]:
-        bits = self.bits.get(pack.name)
-        return [] if bits is None else [row for row, live in zip(pack.rows, bits, strict=True) if live]
+        return [row for row, live in self._rows(pack) if live]
+
+
+def _intact(pack: Pack, row: FooterRow) -> bool:
+    try:
+        pack.raw(row.offset, row.header.stored_length, row.header.id)
+    except DamagedData:
+        return False
+    return True

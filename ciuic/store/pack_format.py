@@ -14,6 +14,7 @@ from typing import Any
 
 from ciuic.errors import DamagedData
 from ciuic.objects.ids import Kind, digest
+from ciuic.objects.tree import MOST_CHUNK_BYTES
 
 VERSION = 1
 HEADER = struct.Struct("<8sII16s32x")
@@ -32,6 +33,7 @@ TRAILER_LENGTH = TRAILER.size + CHECK_LENGTH
 ALIGNMENT = 64
 PAGE = 4096
 PAGE_ALIGNED_FROM = 64 * 1024
+MOST_OBJECT_BYTES = 1 << 30  # of a tree or a snapshot: a damaged or hostile length must not allocate more
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,12 @@ def _unpack_record(data: Any, start: int, where: str) -> RecordHeader:
     if magic != RECORD_MAGIC:
         raise DamagedData(f"{where}: not a record. Run `ciuic fsck`.")
     try:
-        return RecordHeader(Kind(kind), codec, width, depth, stored, raw, id, base, checksum)
+        header = RecordHeader(Kind(kind), codec, width, depth, stored, raw, id, base, checksum)
     except ValueError:
         raise DamagedData(f"{where}: a record of unknown kind {kind}. A newer ciuic may have written it.") from None
+    if max(stored, raw) > (MOST_CHUNK_BYTES if header.kind is Kind.CHUNK else MOST_OBJECT_BYTES):
+        raise DamagedData(f"{where}: a record of {raw} bytes, which no writer makes. Run `ciuic fsck`.")
+    return header
 
 
 def record_start(position: int, stored_length: int) -> int:

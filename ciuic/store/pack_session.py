@@ -61,20 +61,20 @@ class PackSession:
             if os.path.exists(target) and self._intact(target, name):
                 self.fs.unlink(writer.path)
             else:
-                self.fs.rename(writer.path, target)
+                self.fs.rename(writer.path, target)  # at no time is there no pack of this name
         except BaseException:
             writer.abandon()
             raise
         self.published[name] = writer.records
 
     def _intact(self, path: str, name: str) -> bool:
-        """An existing pack of that name is read whole; a damaged one goes to quarantine, never overwritten."""
+        """An existing pack of that name is read whole; a damaged one is kept in quarantine, and may be replaced."""
         try:
             pack = Pack(self.fs, path, name, self.repository_id)
             for row in pack.rows:
                 pack.stored(row.offset, row.header.stored_length)
         except DamagedData:
-            self.fs.rename(path, os.path.join(self.root, "quarantine", f"{name}-{os.urandom(4).hex()}.pack"))
+            self.fs.link(path, os.path.join(self.root, "quarantine", f"{name}-{os.urandom(4).hex()}.pack"))
             return False
         return True
 

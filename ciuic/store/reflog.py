@@ -4,21 +4,23 @@ A record: checksum, sequence, time (ns), old, new, actor, action, separated by t
 newline. The checksum is the first 32 hex digits of BLAKE3(log name, NUL, the rest of the record), so a log cannot pose
 as another. Values are 64 hex digits, "ref:<log name>" (HEAD only) or "-" (nothing; as ``new`` it is a tombstone).
 
-One sector is written whole or not at all. A last slot that is short, or all or partly zero, is torn: it was never
-acknowledged, it is set aside, and the next append takes its place. Any other bad slot is corruption, and never cut.
+One sector is written whole or not at all. A last slot that is short, or begins or ends with zeros, is torn: it was
+never acknowledged, it is set aside, and the next append takes its place. Any other bad slot is corruption, never cut.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from blake3 import blake3
 
-from ciuic.errors import DamagedRef, RefConflict, StorageError
+from ciuic.errors import DamagedRef, LockTimeout, RefConflict, StorageError
 from ciuic.store.fs import FileSystem
 from ciuic.store.locks import acquire
 
@@ -27,7 +29,10 @@ CHECKSUM_DIGITS = 32
 ACTOR_LIMIT = 60
 NOTHING = "-"
 SYMBOLIC = "ref:"
-VALUE = re.compile(r"-|[0-9a-f]{64}|ref:refs/heads/[^\t\n\x00]{1,100}")
+VALUE = re.compile(r"-|[0-9a-f]{64}")
+HEAD_VALUE = re.compile(rf"{VALUE.pattern}|ref:refs/heads/[^\t\n\x00]{{1,100}}")
+NUMBER = re.compile(r"[0-9]{1,19}")
+TORN = bytes(16)  # a run of zeros; a single one may be a flipped bit of an acknowledged record
 LOG_LOCK_TIMEOUT_S = 30.0
 
 
@@ -73,7 +78,10 @@ def decode_record(log: str, slot: bytes) -> LogRecord | None:
         return None
     try:
         _, sequence, time_ns, old, new, actor, action = rest.decode("utf-8").rstrip("\n").rstrip(" ").split("\t")
-        if not (VALUE.fullmatch(old) and VALUE.fullmatch(new)):
+        form = HEAD_VALUE if log == "HEAD" else VALUE
+        if not (form.fullmatch(old) and form.fullmatch(new)):
+            return None
+        if not (NUMBER.fullmatch(sequence) and NUMBER.fullmatch(time_ns)):
             return None
         return LogRecord(int(sequence), int(time_ns), old, new, actor, action)
     except ValueError:
@@ -88,7 +96,7 @@ def decode_log(log: str, data: bytes) -> list[LogRecord]:
         record = decode_record(log, slot)
         if record is None:
             last = start + SLOT >= len(data)
-            if last and (len(slot) < SLOT or b"\0" in slot):
+            if last and (len(slot) < SLOT or slot.startswith(TORN) or slot.endswith(TORN)):
                 break
             raise DamagedRef(
                 f"{log}: record {start // SLOT} of the log is damaged. Nothing was changed; gc will not run. "
@@ -101,24 +109,41 @@ def decode_log(log: str, data: bytes) -> list[LogRecord]:
 
 
 class RefLog:
-    """One log file. Every change is taken under the repository's shared lock, which the caller holds."""
+    """One log file. Every change is taken under the repository's shared lock, which the caller holds.
 
-    def __init__(self, fs: FileSystem, path: str, name: str, tmp: str) -> None:
+    ``named``: (device, inode) of the log files whose name in their folder this process has made durable.
+    ``failed``: the record of an append that failed when it was written or synced.
+    """
+
+    def __init__(
+        self, fs: FileSystem, path: str, name: str, tmp: str, named: set[tuple[int, int]] | None = None
+    ) -> None:
         self.fs = fs
         self.path = path
         self.name = name
         self.tmp = tmp
+        self.named = set() if named is None else named
+        self.failed: LogRecord | None = None
+
+    @contextlib.contextmanager
+    def _opened(self, *, write: bool = False) -> Iterator[int]:
+        """A descriptor; FileNotFoundError when there is no log."""
+        try:
+            descriptor = self.fs.open(self.path, write=write)
+            try:
+                yield descriptor
+            finally:
+                self.fs.close(descriptor)
+        except IsADirectoryError:
+            raise DamagedRef(f"{self.path}: a folder stands where a log belongs. Move it away.") from None
 
     def read(self) -> list[LogRecord]:
         """All records, oldest first; none when there is no log."""
         try:
-            descriptor = self.fs.open(self.path)
+            with self._opened() as descriptor:
+                return self._read(descriptor)
         except FileNotFoundError:
             return []
-        try:
-            return self._read(descriptor)
-        finally:
-            self.fs.close(descriptor)
 
     def _read(self, descriptor: int) -> list[LogRecord]:
         return decode_log(self.name, self.fs.read_at(descriptor, self.fs.size(descriptor), 0, self.path))
@@ -126,13 +151,10 @@ class RefLog:
     def last(self) -> LogRecord | None:
         """The newest record, reading only the end of the file when that is sound."""
         try:
-            descriptor = self.fs.open(self.path)
+            with self._opened() as descriptor:
+                return self._tail(descriptor)[0]
         except FileNotFoundError:
             return None
-        try:
-            return self._tail(descriptor)[0]
-        finally:
-            self.fs.close(descriptor)
 
     def _tail(self, descriptor: int) -> tuple[LogRecord | None, int]:
         """The newest record and the offset of the slot after it; the whole log is read only when its end is unsound."""
@@ -147,40 +169,53 @@ class RefLog:
     def append(self, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
         """Compare and append: durable on return. RefConflict when the value is not ``expected`` (None: whatever it is).
 
-        1. open; 2. lock the file; 3. it is still the one at its path; 4. compare; 5. write the slot; 6. sync.
-        A failed write or sync leaves the slot zeroed as far as that can be done, and raises.
+        1. open; 2. lock the file; 3. it is still the one at its path, whose name is durable; 4. compare;
+        5. write the slot; 6. sync. A failed write or sync leaves the slot zeroed as far as can be done, and raises.
         """
-        if not os.path.exists(self.path):
-            return self._start(expected, new, actor, action)
         while True:
-            descriptor = self.fs.open(self.path, write=True)
             try:
-                acquire(descriptor, self.path, exclusive=True, timeout_s=LOG_LOCK_TIMEOUT_S)
-                here, there = os.fstat(descriptor), os.stat(self.path)
-                if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
-                    return self._append(descriptor, expected, new, actor, action)
-            finally:
-                self.fs.close(descriptor)
+                with self._locked() as descriptor:
+                    if descriptor is not None:
+                        return self._append(descriptor, expected, new, actor, action)
+            except FileNotFoundError:
+                record = self._start(expected, new, actor, action)
+                if record is not None:
+                    return record
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int | None]:
+        """The open and locked log; None when another file has taken its place meanwhile."""
+        with self._opened(write=True) as descriptor:
+            acquire(descriptor, self.path, exclusive=True, timeout_s=LOG_LOCK_TIMEOUT_S)
+            here, there = os.fstat(descriptor), os.stat(self.path)
+            yield descriptor if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino) else None
+
+    def _settle_name(self, descriptor: int) -> None:
+        """Whoever made or rewrote this file may have died before the folder's sync, and its records with its name."""
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) not in self.named:
+            self.fs.sync_folder(os.path.dirname(self.path))
+            self.named.add((status.st_dev, status.st_ino))
 
     def _append(self, descriptor: int, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
         previous, offset = self._tail(descriptor)
         old = previous.new if previous else NOTHING
         self._compare(expected, old)
+        self._settle_name(descriptor)
         record = LogRecord(previous.sequence + 1 if previous else 0, time.time_ns(), old, new, actor, action)
         try:
             self.fs.write_at(descriptor, encode_record(self.name, record), offset, self.path)
             self.fs.sync(descriptor, self.path)
         except StorageError:
+            self.failed = record
             self._withdraw(descriptor, offset)
             raise
         return record
 
     def _withdraw(self, descriptor: int, offset: int) -> None:
         """After a failed write or sync nobody may take the slot for a commit: make it read as torn."""
-        try:
+        with contextlib.suppress(StorageError):
             self.fs.write_at(descriptor, bytes(SLOT), offset, self.path)
-        except StorageError:
-            return
 
     def _compare(self, expected: str | None, actual: str) -> None:
         if expected is not None and expected != actual:
@@ -189,8 +224,8 @@ class RefLog:
                 "Look at `ciuic reflog`, then decide again."
             )
 
-    def _start(self, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
-        """A log's first record: the whole file appears at once or not at all."""
+    def _start(self, expected: str | None, new: str, actor: str, action: str) -> LogRecord | None:
+        """A log's first record: the whole file appears at once or not at all. None when another process was faster."""
         self._compare(expected, NOTHING)
         record = LogRecord(0, time.time_ns(), NOTHING, new, actor, action)
         temporary = os.path.join(self.tmp, f"log-{os.getpid()}-{os.urandom(6).hex()}")
@@ -198,10 +233,18 @@ class RefLog:
         try:
             self.fs.link(temporary, self.path)
         except FileExistsError:
-            raise RefConflict(f"{self.name} was made by another process just now. Try again.") from None
+            return None
         finally:
             self.fs.remove_if_there(temporary)
-        self.fs.sync_folder(os.path.dirname(self.path))
+        try:
+            self.fs.sync_folder(os.path.dirname(self.path))
+        except StorageError:
+            self.failed = record
+            with contextlib.suppress(StorageError, LockTimeout, FileNotFoundError), self._locked() as descriptor:
+                # Not unlinked: another process may have appended, and that was acknowledged.
+                if descriptor is not None and self._tail(descriptor)[0] == record:
+                    self._withdraw(descriptor, 0)
+            raise
         return record
 
     def _write_temporary(self, temporary: str, records: list[LogRecord]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from ciuic.errors import InvalidRefName, StorageError
+from ciuic.errors import DamagedRef, InvalidRefName, StorageError
 from ciuic.store.fs import FileSystem
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord, RefLog
 
@@ -33,6 +33,17 @@ def fits_limit(name: str, room: int = 0) -> bool:
         return len(name.encode()) <= NAME_LIMIT - room and len(quote(name)) <= 2 * NAME_LIMIT - room
     except UnicodeEncodeError:
         return False
+
+
+def file_name(name: str) -> str:
+    """The file of a branch's or tag's log: flat, so that no name can be a folder of another one."""
+    return quote(name, safe="@+=,")
+
+
+def is_stray(file: str) -> bool:
+    """Whether a file in a folder of logs is none."""
+    name = unquote(file, errors="surrogateescape")
+    return not is_name(name) or file_name(name) != file
 
 
 def is_name(name: str) -> bool:
@@ -78,22 +89,34 @@ class Refs:
         self.fs = fs
         self.root = root
         self.tmp = tmp
-        self._suspect: set[str] = set()
+        self._suspect: dict[str, LogRecord | None] = {}
+        self.named: set[tuple[int, int]] = set()
 
     def log(self, name: str) -> RefLog:
         """The log behind a full name: "HEAD", "prunes", "refs/heads/…", "refs/tags/…"."""
         for prefix in (HEADS, TAGS):
             if name.startswith(prefix):
-                path = os.path.join(self.root, prefix, quote(name[len(prefix) :], safe="@+=,"))
-                return RefLog(self.fs, path, name, self.tmp)
-        return RefLog(self.fs, os.path.join(self.root, name), name, self.tmp)
+                path = os.path.join(self.root, prefix, file_name(name[len(prefix) :]))
+                return RefLog(self.fs, path, name, self.tmp, self.named)
+        return RefLog(self.fs, os.path.join(self.root, name), name, self.tmp, self.named)
 
     def names(self) -> Iterator[str]:
         """Full names of every log that exists, deleted branches included, prunes not."""
         yield HEAD
         for prefix in (HEADS, TAGS):
             for name in sorted(self.fs.list_folder(os.path.join(self.root, prefix))):
-                yield prefix + unquote(name)
+                if not is_stray(name):
+                    yield prefix + unquote(name)
+
+    def check_folders(self) -> None:
+        """DamagedRef when a folder of logs is missing, or holds what is no log: gc must not take it for no refs."""
+        for prefix in (HEADS, TAGS):
+            folder = os.path.join(self.root, prefix.rstrip("/"))
+            if not os.path.isdir(folder):
+                raise DamagedRef(f"{folder} is missing, and what its refs held is unknown. Restore it from a copy.")
+            stray = sorted(filter(is_stray, self.fs.list_folder(folder)))
+            if stray:
+                raise DamagedRef(f"{folder}: {stray[0]!r} is not the file of a log. Move it away.")
 
     def records(self, name: str) -> list[LogRecord]:
         """All records of a log, oldest first; none when there is no log, and for what names none."""
@@ -127,10 +150,15 @@ class Refs:
 
     def set(self, name: str, new: str, action: str, *, expected: str | None = None) -> LogRecord:
         """Move a ref: durable on return. ``expected``: None for whatever it is, "-" for nothing, else a value."""
+        if name in self._suspect:
+            raise StorageError(
+                f"{name}: a write of its log failed before, and so did writing it anew. Check the disk, then try again."
+            )
+        log = self.log(name)
         try:
-            return self.log(name).append(expected, new, _actor(), action)
+            return log.append(expected, new, _actor(), action)
         except StorageError:
-            self._suspect.add(name)
+            self._suspect[name] = log.failed
             raise
 
     @property
@@ -140,12 +168,16 @@ class Refs:
 
     def rewrite_suspects(self) -> None:
         """Under the exclusive lock: rewrite what a failed sync left in doubt, without the failed record."""
-        for name in sorted(self._suspect):
+        for name, failed in sorted(self._suspect.items()):
             log = self.log(name)
             records = log.read()
+            if records and records[-1] == failed:
+                records.pop()
             if records:
                 log.rewrite(records)
-            self._suspect.discard(name)
+            else:
+                log.remove()
+            del self._suspect[name]
 
     # Prunes
 

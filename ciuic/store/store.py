@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 
-from ciuic.errors import CiuicError, DamagedData, MissingObject, RepositoryError, RepositoryExists
+from ciuic.errors import (
+    CiuicError,
+    DamagedData,
+    LockTimeout,
+    MissingObject,
+    ReadOnlyStorage,
+    RepositoryError,
+    RepositoryExists,
+    StorageError,
+)
 from ciuic.objects.ids import Kind
 from ciuic.store.config import ID_BYTES, Config, encode_config, encode_format, read_config, read_format
 from ciuic.store.footer_index import FooterIndex
@@ -47,6 +56,7 @@ class Store:
         self.generation = -1
         self.present: set[str] = set()
         self.damaged_packs: dict[str, str] = {}
+        self.damaged_records: set[tuple[str, bytes]] = set()
         self.index: Index | FooterIndex = FooterIndex()
         self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
         self._open: OrderedDict[str, Pack] = OrderedDict()
@@ -68,16 +78,12 @@ class Store:
         if os.path.exists(os.path.join(root, "format")):
             raise RepositoryExists(f"{root} is a ciuic repository already. Open it, or choose another folder.")
         ours = {name.split("/")[0] for name in (*FOLDERS, *FILES)}
-        if set(fs.list_folder(root)) - ours:
-            raise RepositoryError(f"{root} holds other files. Choose a new or an empty folder.")
-        missing = []
-        parent = root
-        while not os.path.isdir(parent):
-            missing.append(parent)
-            parent = os.path.dirname(parent)
-        for folder in reversed(missing):
-            fs.make_folder_if_missing(folder)
-            fs.sync_folder(os.path.dirname(folder))
+        try:
+            if set(fs.list_folder(root)) - ours:
+                raise RepositoryError(f"{root} holds other files. Choose a new or an empty folder.")
+            _make_durable_folder(fs, root)
+        except NotADirectoryError as error:
+            raise RepositoryError(f"{error.filename} is a file. Choose a new or an empty folder.") from None
         for folder in FOLDERS:
             fs.make_folder_if_missing(os.path.join(root, folder))
         fs.sync_folder(os.path.join(root, "refs"))
@@ -110,7 +116,7 @@ class Store:
     def shared(self) -> Iterator[None]:
         """The shared lock and a fresh view. Passing the gate first lets a waiting gc in. Nests within a thread."""
         depth = getattr(self._holding, "depth", 0)
-        if depth:
+        if depth and self._holding.owner == os.getpid():  # a forked child holds nothing
             self._holding.depth = depth + 1
             try:
                 yield
@@ -118,12 +124,14 @@ class Store:
                 self._holding.depth -= 1
             return
         if self.refs.suspect:
-            with self.exclusive(SHARED_TIMEOUT_S):
+            # A failure here stops the next change of that log, not those who only read.
+            with contextlib.suppress(StorageError, LockTimeout), self.exclusive(SHARED_TIMEOUT_S):
                 self.refs.rewrite_suspects()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._complete())
             with hold(self.fs, self.join("gate"), exclusive=False, timeout_s=SHARED_TIMEOUT_S):
                 stack.enter_context(hold(self.fs, self.join("lock"), exclusive=False, timeout_s=SHARED_TIMEOUT_S))
-            self._holding.depth = 1
+            self._holding.depth, self._holding.owner = 1, os.getpid()
             try:
                 self.refresh()
                 yield
@@ -134,14 +142,28 @@ class Store:
     def exclusive(self, timeout_s: float) -> Iterator[None]:
         """Nobody else reads packs or commits. LockTimeout gives both locks up."""
         with (
+            self._complete(),
             hold(self.fs, self.join("gate"), exclusive=True, timeout_s=timeout_s),
             hold(self.fs, self.join("lock"), exclusive=True, timeout_s=timeout_s),
         ):
-            self._holding.depth = 1
+            self._holding.depth, self._holding.owner = 1, os.getpid()
             try:
                 yield
             finally:
                 self._holding.depth = 0
+
+    @contextlib.contextmanager
+    def _complete(self) -> Iterator[None]:
+        """A part of the repository that is missing is a StorageError, and no FileNotFoundError of the caller's."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            named = str(error.filename2 or error.filename or "")
+            if not named.startswith(self.path + os.sep):
+                raise
+            raise StorageError(
+                f"{named}: {error.strerror}. Restore it from a copy; an empty folder, lock or gate may be made anew."
+            ) from error
 
     def read_generation(self) -> int:
         """How many sweeps there have been; -1 when the file says nothing sound."""
@@ -161,7 +183,9 @@ class Store:
             with self._open_guard:
                 self._open.clear()
             self.generation = generation
+            self.refs.named.clear()
             self.damaged_packs = {}
+            self.damaged_records = set()
         self.present = self.list_packs()
         if not self._lmdb_index.open(generation) and not self._rebuild_index():
             self._use_footers()
@@ -174,10 +198,19 @@ class Store:
 
     def _rebuild_index(self) -> bool:
         try:
-            self._lmdb_index.create(self.generation, self._rows(self.present))
+            self._lmdb_index.create(self.generation, self._rows(self.present), self._log_marks())
         except (CiuicError, OSError, lmdb.Error):
             return False
         return True
+
+    def _log_marks(self) -> dict[str, LogMark]:
+        marks = {}
+        for name in self.refs.names():
+            with contextlib.suppress(CiuicError, OSError):
+                last = self.refs.log(name).last()
+                if last is not None:
+                    marks[name] = log_mark(name, last)
+        return marks
 
     def _use_footers(self) -> None:
         """Go on without LMDB."""
@@ -195,17 +228,19 @@ class Store:
             if not self._rebuild_index():
                 self._use_footers()
             return
-        missing = {name for name in self.present - indexed if name not in self.damaged_packs}
+        missing = self._rows(self.present - indexed)
         if missing:
-            self.index.update(self.generation, self._rows(missing))
+            self.index.update(self.generation, missing)
 
     def _rows(self, names: Iterable[str]) -> dict[str, Iterable[tuple[bytes, int, int]]]:
         rows: dict[str, Iterable[tuple[bytes, int, int]]] = {}
         for name in names:
             try:
                 rows[name] = index_rows(self.pack(name).rows)
-            except (DamagedData, FileNotFoundError) as error:
+                self.damaged_packs.pop(name, None)
+            except (DamagedData, StorageError, FileNotFoundError) as error:
                 self.damaged_packs[name] = str(error)
+                self._close(name)
         return rows
 
     # Reading
@@ -224,19 +259,27 @@ class Store:
                 self._open.popitem(last=False)
         return pack
 
+    def _close(self, name: str) -> None:
+        """Open the pack anew next time: a damaged one may be replaced by an intact one of its name."""
+        with self._open_guard:
+            self._open.pop(name, None)
+
     def place(self, id: bytes) -> Place | None:
         """Where the index says that an object stands, if that pack is present."""
-        place = self.index.place(id)
+        try:
+            place = self.index.place(id)
+        except (CiuicError, lmdb.Error):  # another thread is building it anew, say
+            return None
         return place if place is not None and place.pack in self.present else None
 
     def known(self, id: bytes) -> bool:
         """True when the footer of a pack that is present lists the id: a commit may rely on it."""
         place = self.place(id)
-        if place is None:
+        if place is None or (place.pack, id) in self.damaged_records:
             return False
         try:
             return id in self.pack(place.pack).by_id
-        except (DamagedData, FileNotFoundError):
+        except (DamagedData, StorageError, FileNotFoundError):
             return False
 
     def copies(self, id: bytes) -> Iterator[tuple[Pack, FooterRow]]:
@@ -247,27 +290,30 @@ class Store:
             try:
                 pack = self.pack(name)
                 row = pack.by_id.get(id)
-            except (DamagedData, FileNotFoundError):
+            except (DamagedData, StorageError, FileNotFoundError):
                 continue
             if row is not None:
                 yield pack, row
 
     def read(self, kind: Kind, id: bytes) -> Any:
-        """An object's raw bytes, verified; DamagedData or MissingObject when no intact copy is left."""
+        """An object's raw bytes, verified; DamagedData, MissingObject or StorageError when no intact copy is left."""
         place = self.place(id)
-        damage: DamagedData | None = None
+        damage: CiuicError | None = None
         if place is not None:
             try:
                 return self.pack(place.pack).raw(place.offset, place.stored_length, id)
             except DamagedData as error:
                 damage = error
                 self.forget(id)
+                self._close(place.pack)
+            except StorageError as error:
+                damage = error
             except FileNotFoundError:
                 pass
         for pack, row in self.copies(id):
             try:
                 return pack.raw(row.offset, row.header.stored_length, id)
-            except DamagedData as error:
+            except (DamagedData, StorageError) as error:
                 damage = damage or error
         if self._look_again():
             return self.read(kind, id)
@@ -299,7 +345,10 @@ class Store:
         return True
 
     def forget(self, id: bytes) -> None:
-        """A damaged record loses its row, so that the next commit stores it again. Best effort."""
+        """A damaged record loses its row, so that the next commit stores it again. Best effort beyond this process."""
+        place = self.place(id)
+        if place is not None:
+            self.damaged_records.add((place.pack, id))
         with contextlib.suppress(CiuicError, OSError, lmdb.Error):
             self.index.update(self.generation, dropped=[id])
 
@@ -323,6 +372,18 @@ class Store:
             self.index.update(self.generation, {name: index_rows(rows) for name, rows in packs.items()}, marks)
         except (CiuicError, OSError, lmdb.Error):
             self._use_footers()
+
+
+def _make_durable_folder(fs: FileSystem, root: str) -> None:
+    """Make ``root`` and what is missing above it; each name is durable on return."""
+    missing = [root]
+    while not os.path.isdir(os.path.dirname(missing[-1])):
+        missing.append(os.path.dirname(missing[-1]))
+    for folder in reversed(missing):
+        fs.make_folder_if_missing(folder)
+        # Also when it was there: whoever made it may have died before this. But its parent need not be ours to read.
+        with contextlib.suppress(ReadOnlyStorage):
+            fs.sync_folder(os.path.dirname(folder))
 
 
 def log_mark(log: str, record: LogRecord) -> LogMark:

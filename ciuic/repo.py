@@ -445,8 +445,9 @@ def _text(message: Any) -> str:
 
 
 def _number(value: Any, path: str) -> float:
+    item = getattr(value, "item", None)  # a loss with a graph behind it warns about being made a float
     try:
-        return float(value)
+        return float(item() if callable(item) else value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise UnsupportedState(
             f"{path}: a metric is a number, not {value!r}. Put other values into config or extra."

@@ -279,7 +279,13 @@ def test_details_that_cannot_be_stored_are_refused(repo, details):
 def test_details_come_back(repo):
     """Numbers of any library, and the plain types of a config."""
     config = {"lr": 3e-4, "betas": (0.9, 0.999), "layers": [1, {"x": None}], 5: b"x"}
-    metrics = {"loss": torch.tensor(2.5), "acc": numpy.float32(0.5), "n": 3, "nan": float("nan"), "yes": True}
+    metrics = {
+        "loss": torch.tensor(2.5, requires_grad=True),
+        "acc": numpy.float32(0.5),
+        "n": 3,
+        "nan": float("nan"),
+        "yes": True,
+    }
     repo.commit(extra={}, step=numpy.int64(7), epoch=torch.tensor(2), message="ü\n", metrics=metrics, config=config)
     repo.commit(step=True)
     snapshot = ciuic.Repo(repo.path).resolve("HEAD~1")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ciuic.history.diff import Diff
     from ciuic.history.statistics import Stats
     from ciuic.state.lazy import LazyState
-    from ciuic.state.matching import KeyFilter
+    from ciuic.state.plan import KeyFilter
     from ciuic.store.fsck import FsckReport, Progress
     from ciuic.store.gc import GcReport
 

@@ -1,100 +1,24 @@
-"""The road back: match a stored state tree with live objects first, change them only when everything fits."""
+"""The road back: compare a stored state tree with live objects, and plan what brings them to it."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy
 import torch
 
-from ciuic.errors import UnsupportedState
-from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, expand, path_text, walk
+from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, expand, path_text
 from ciuic.state.leaves import has_state, is_state_dict, to_live
 from ciuic.state.modules import plain_name, unwrap
-from ciuic.state.tensors import check_supported, dtype_name, fill, tensor_leaf
+from ciuic.state.optimizer_matching import match_optimizer
+from ciuic.state.plan import Plan, described
+from ciuic.state.tensors import dtype_name
 
 EXTRA_STATE = "_extra_state"
-KeyFilter: TypeAlias = "str | Iterable[str] | Callable[[str], bool] | None"
-
-
-def key_predicate(keys: KeyFilter) -> Callable[[str], bool]:
-    """Whether a path ("model/layers.0.weight") is wanted: a glob, several, a function, or None for all."""
-    if keys is None:
-        return lambda path: True
-    if callable(keys):
-        return keys
-    patterns = [keys] if isinstance(keys, str) else list(keys)
-    return lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
-
-
-@dataclass
-class Plan:
-    """What a restore will do. ``problems`` empty means that everything fits; ``tensors`` are what it will read."""
-
-    wanted: Callable[[str], bool]
-    strict: bool
-    parameter_names: Mapping[int, str]
-    actions: list[Callable[[], None]] = field(default_factory=list)
-    tensors: list[Tensor] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    _memory: dict[tuple[Any, ...], tuple[str, Any]] = field(default_factory=dict)
-
-    def problem(self, text: str, *, partial: bool = True) -> None:
-        """A difference: fatal when strict; otherwise ``partial`` ones are skipped and listed."""
-        (self.problems if self.strict or not partial else self.skipped).append(text)
-
-    def read(self, node: StateNode) -> None:
-        """Note the tensors below ``node``: their stored bytes are checked before anything changes."""
-        self.tensors += [leaf for _, leaf in walk(node) if isinstance(leaf, Tensor)]
-
-    def tensor(self, live: torch.Tensor, node: StateNode, path: str) -> None:
-        """Fill ``live`` in place."""
-        if not self.fits(live, node, path) or not isinstance(node, Tensor):
-            return
-        chunks = getattr(node.source, "chunks", None)
-        memory = (live.device, live.data_ptr(), live.stride(), live.shape)
-        first, known = self._memory.setdefault(memory, (path, chunks)) if live.numel() else (path, chunks)
-        if known != chunks:
-            self.problem(f"{path} and {first} share memory here, but their stored values differ", partial=False)
-            return
-        self.read(node)
-        self.actions.append(lambda: fill(live, node))
-
-    def fits(self, live: torch.Tensor, node: StateNode, path: str) -> bool:
-        """Same dtype, shape and quantizer; otherwise a problem that names both sides."""
-        if not isinstance(node, Tensor):
-            self.problem(f"{path}: the snapshot holds a plain value, the live object a tensor")
-            return False
-        try:
-            check_supported(live, path)
-        except UnsupportedState as error:
-            self.problem(str(error), partial=False)
-            return False
-        here, there = (dtype_name(live.dtype), tuple(live.shape)), (node.dtype, node.shape)
-        if here != there:
-            self.problem(f"{path}: {_described(*there)} in the snapshot, {_described(*here)} in the live object")
-            return False
-        if node.quantizer != (tensor_leaf(live, path).quantizer if live.is_quantized else None):
-            self.problem(f"{path}: quantised by other scales in the snapshot than in the live object")
-            return False
-        if any(stride == 0 and size > 1 for stride, size in zip(live.stride(), live.shape, strict=True)):
-            self.problem(f"{path}: the live tensor is expanded; its elements share memory. Make it contiguous")
-            return False
-        return True
-
-
-def _described(dtype: str, shape: tuple[int, ...]) -> str:
-    return f"{dtype} {list(shape)}"
 
 
 def match(plan: Plan, live: Any, node: StateNode, path: tuple[Key, ...]) -> None:
     """Add to ``plan`` what brings ``live`` to the stored state of ``node``."""
-    from ciuic.state.optimizer_matching import match_optimizer
-
     text = path_text(path)
     if isinstance(live, torch.nn.Module):
         match_module(plan, unwrap(live), node, path)
@@ -132,7 +56,7 @@ def match_module(plan: Plan, module: torch.nn.Module, node: StateNode, path: tup
         if not plan.wanted(text):
             continue
         if name not in stored:
-            plan.problem(f"{text}: not in the snapshot; the live object has {_live_described(value)}")
+            plan.problem(f"{text}: not in the snapshot; the live object has {_livedescribed(value)}")
         elif name.split(".")[-1] == EXTRA_STATE or not isinstance(value, torch.Tensor):
             others[own_names[name]] = stored[name], (*path[1:], name)
             plan.read(stored[name])
@@ -144,7 +68,7 @@ def match_module(plan: Plan, module: torch.nn.Module, node: StateNode, path: tup
     for key, child in stored.items():
         text = path_text((*path, key))
         if key not in state and plan.wanted(text):
-            plan.problem(f"{text}: not in the live object; the snapshot has {_node_described(child)}")
+            plan.problem(f"{text}: not in the live object; the snapshot has {_nodedescribed(child)}")
     if others:
         plan.actions.append(lambda: _load_others(module, others))
 
@@ -163,14 +87,14 @@ def _load_others(module: torch.nn.Module, others: dict[str, tuple[StateNode, tup
     module.load_state_dict({**module.state_dict(), **new})
 
 
-def _live_described(value: Any) -> str:
+def _livedescribed(value: Any) -> str:
     if not isinstance(value, torch.Tensor) or _memory(value) is None:
         return "a value"
-    return _described(dtype_name(value.dtype), tuple(value.shape))
+    return described(dtype_name(value.dtype), tuple(value.shape))
 
 
-def _node_described(node: StateNode) -> str:
-    return _described(node.dtype, node.shape) if isinstance(node, Tensor) else "a value"
+def _nodedescribed(node: StateNode) -> str:
+    return described(node.dtype, node.shape) if isinstance(node, Tensor) else "a value"
 
 
 def match_object(plan: Plan, live: Any, node: StateNode, path: tuple[Key, ...]) -> None:
@@ -262,7 +186,7 @@ def _set_item(plan: Plan, live: Any, key: Key, child: StateNode, path: tuple[Key
 def match_array(plan: Plan, live: Any, node: StateNode, text: str) -> None:
     """A numpy array of the same dtype and shape is filled where it is."""
     here = f"{live.dtype} {list(live.shape)}"
-    there = _node_described(node)
+    there = _nodedescribed(node)
     if here != there:
         plan.problem(f"{text}: {there} in the snapshot, {here} in the live array")
     elif not live.flags.writeable:

@@ -8,7 +8,6 @@ import torch
 
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, expand, path_text
 from ciuic.state.leaves import to_live
-from ciuic.state.matching import Plan
 from ciuic.state.optimizers import (
     LAYOUT,
     NamedState,
@@ -18,6 +17,7 @@ from ciuic.state.optimizers import (
     loads_itself,
     slot_device,
 )
+from ciuic.state.plan import Plan
 from ciuic.state.tensors import dtype_name, fill
 
 SHAPED_LIKE_PARAMETER = {

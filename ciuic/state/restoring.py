@@ -11,8 +11,9 @@ import torch
 from ciuic.errors import CiuicError, RestoreInterrupted, StateMismatch
 from ciuic.objects.state_tree import Container, StateNode, Tensor
 from ciuic.state.gradients import named_parameters
-from ciuic.state.matching import KeyFilter, Plan, key_predicate, match
+from ciuic.state.matching import match
 from ciuic.state.optimizers import parameter_names
+from ciuic.state.plan import KeyFilter, Plan, key_predicate
 from ciuic.state.rng import set_rng
 from ciuic.state.tensors import to_torch
 

@@ -27,16 +27,17 @@ from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.refs import HEAD, HEADS, TAGS
 from ciuic.store.store import Store
 
-SELECTOR = re.compile(r"(?:(?P<ref>[^@~^:]+)@)?(?P<what>step|best):(?P<value>[^~^:@]+)")
+SELECTOR = re.compile(r"(?:(?P<ref>[^~^:]+)@)?(?P<what>step|best):(?P<value>[^~^:@]+)")
 NAME = re.compile(r"(?P<name>(?:(?!@\{)[^~^:])*)")
-SUFFIX = re.compile(r"~(?P<generations>\d*)|\^(?P<parent>\d*)|@\{(?P<when>[^}]*)\}")
+SUFFIX = re.compile(r"~(?P<generations>[0-9]*)|\^(?P<parent>[0-9]*)|@\{(?P<when>[^}]*)\}")
 HEX = re.compile(r"[0-9a-f]{4,64}")
-AGO = re.compile(r"(?P<count>\d+|an?)\s*(?P<unit>second|sec|minute|min|hour|day|week|month|year)s?(\s+ago)?")
+AGO = re.compile(r"(?P<count>[0-9]{1,9}|an?)\s*(?P<unit>second|sec|minute|min|hour|day|week|month|year)s?(\s+ago)?")
 UNIT_S = {
     "second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86400, "week": 604800,
     "month": 30 * 86400, "year": 365 * 86400,
 }  # fmt: skip
 MOST_CANDIDATES = 10
+MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ def resolve(store: Store, revision: str) -> Resolved:
 
     Under the shared lock.
     """
+    if not isinstance(revision, str):
+        raise UnknownRevision(
+            f"{revision!r} is no revision. Give a string or a Snapshot; `ciuic log --all` lists them."
+        )
     return _Resolver(store, revision.strip()).resolve()
 
 
@@ -91,6 +96,11 @@ class _Resolver:
 
     def unknown(self, reason: str) -> UnknownRevision:
         return UnknownRevision(f"{self.revision!r} names no snapshot: {reason}. `ciuic log --all` lists them.")
+
+    def integer(self, digits: str) -> int:
+        if len(digits) > MOST_DIGITS:
+            raise self.unknown("a number with that many digits counts nothing here")
+        return int(digits)
 
     def read(self, id: str) -> Snapshot:
         return read_snapshot(self.store, bytes.fromhex(id))
@@ -155,13 +165,13 @@ class _Resolver:
 
     def ancestor(self, snapshot: Snapshot, suffix: re.Match[str]) -> Snapshot:
         if suffix["generations"] is None:
-            number = int(suffix["parent"] or 1)
+            number = self.integer(suffix["parent"] or "1")
             if number == 0:
                 return snapshot
             if number > len(snapshot.parents):
                 raise self.unknown(f"{snapshot.id[:12]} has {len(snapshot.parents)} parents")
             return self.read(snapshot.parents[number - 1])
-        wanted = int(suffix["generations"] or 1)
+        wanted = self.integer(suffix["generations"] or "1")
         count = 0
         for count, each in enumerate(first_parents(self.store, snapshot.id)):
             if count == wanted:
@@ -186,10 +196,11 @@ class _Resolver:
 
     def index_of(self, records: list[LogRecord], when: str) -> int:
         """How many records before the newest."""
-        if when.isdigit():
-            if int(when) >= len(records):
+        if re.fullmatch(r"[0-9]+", when):
+            index = self.integer(when)
+            if index >= len(records):
                 raise self.unknown(f"its log has only {len(records)} records")
-            return int(when)
+            return index
         moment_ns = parse_moment(when)
         if moment_ns is None:
             raise self.unknown(f"{when!r} is neither a number nor a time such as '2 hours ago' or '2026-01-31 12:00'")
@@ -216,9 +227,9 @@ class _Resolver:
     def by_step(self, line: Iterator[Snapshot], value: str) -> Snapshot:
         at_most = value.startswith("<=")
         digits = value[2:] if at_most else value
-        if not re.fullmatch(r"-?\d+", digits):
+        if not re.fullmatch(r"-?[0-9]+", digits):
             raise self.unknown("write step:499 or step:<=500")
-        wanted = int(digits)
+        wanted = self.integer(digits)
         steps: dict[int, Snapshot] = {}
         for snapshot in line:
             if snapshot.step == wanted:
@@ -255,7 +266,7 @@ def parse_age(text: str) -> timedelta | None:
     words = {"now": timedelta(0), "today": timedelta(0), "yesterday": timedelta(days=1)}
     if text in words:
         return words[text]
-    short = re.fullmatch(r"(\d+)\s*([smhdw])", text)
+    short = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", text)
     if short:
         return timedelta(seconds=int(short[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[short[2]])
     match = AGO.fullmatch(text)
@@ -275,6 +286,6 @@ def parse_moment(text: str) -> int | None:
         return time.time_ns() - int(age.total_seconds()) * 10**9
     try:
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-    except ValueError:
+        return int(moment.astimezone(timezone.utc).timestamp() * 1e9)
+    except (ValueError, OverflowError):
         return None
-    return int(moment.astimezone(timezone.utc).timestamp() * 1e9)

@@ -39,6 +39,9 @@ class Snapshot:
     added_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def __repr__(self) -> str:
         return f"Snapshot(step={self.step}, timestamp={self.timestamp:%Y-%m-%dT%H:%M:%S}Z)"
 

@@ -32,6 +32,9 @@ class LazyDict(Mapping[Key, Any]):
     def __getitem__(self, key: Key) -> Any:
         return lazily(self._children[key], self._made, (*self._path, key))
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._children  # without reading the tensor
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._children)
 
@@ -85,6 +88,9 @@ class LazyState(Mapping[str, Any]):
                 raise KeyError(name)
             self._made[name] = lazily(node, {})
         return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in tuple(self._components)  # pruned ones too; nothing is read
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -218,7 +218,7 @@ def test_nesting_is_refused_or_comes_back(repo, levels, leaf):
     try:
         repo.commit(extra={"a": deep(levels, inner)})
     except ciuic.UnsupportedState:
-        assert levels > 90
+        assert levels > 80
         return
     restored = {}
     repo.restore("HEAD", extra=restored)

@@ -115,15 +115,16 @@ def _encode_map(value: dict[Any, Any], out: bytearray, depth: int) -> None:
         _encode(item, out, depth + 1)
 
 
-Repeated = dict[str, tuple[bytes, Any]]
-"""Key of an outermost map → the encoding and the value that it last had."""
+Repeated = dict[int, tuple[bytes, bytes, str, Any]]
+"""Place in an outermost map → the entry that it last had: encoding, encoded key, key, value."""
+UNKNOWN = (b"", b"", "", None)
 
 
 def decode(data: Any, repeated: Repeated | None = None) -> Any:
     """The value of canonical bytes; EncodingError for anything else, trailing bytes included.
 
-    ``repeated`` goes from one call to the next when many like maps are decoded: what stands under an outermost key
-    as it did the last time is not decoded again. Such values are shared, so the caller copies what it hands on.
+    ``repeated`` goes from one call to the next when many like maps are decoded: an entry of an outermost map that is
+    as it was the last time is not decoded again. Such values are shared, so the caller copies what it hands on.
     """
     reader = _Reader(bytes(data), repeated)
     try:
@@ -196,37 +197,46 @@ class _Reader:
 
     def map(self, count: int, depth: int) -> dict[str, Any]:
         self.check_count(count)
+        if depth == 0 and self.repeated is not None:
+            return self.outermost_map(count, self.repeated)
         result: dict[str, Any] = {}
         previous = b""
-        data = self.data
         for _ in range(count):
-            start = self.position
-            head = data[start]
-            self.position = start + 1
-            if head >> 5 != TEXT:
-                raise EncodingError("a map's key is not text")
-            key = self.take(head & 31 if head & 31 < 24 else self.long_number(head & 31)).decode()
-            encoded = data[start : self.position]
-            if encoded <= previous:
-                raise EncodingError("map keys are not in canonical order")
+            encoded, key = self.key(previous)
             previous = encoded
-            if depth == 0 and self.repeated is not None:
-                result[key] = self.repeated_value(key, self.repeated)
-            else:
-                result[key] = self.value(depth + 1)
+            result[key] = self.value(depth + 1)
         return result
 
-    def repeated_value(self, key: str, repeated: Repeated) -> Any:
-        # No encoding is the beginning of another one: where these bytes stand, this value stands.
-        encoded, value = repeated.get(key, (None, None))
+    def key(self, previous: bytes) -> tuple[bytes, str]:
+        """A map's next key, encoded and plain."""
         start = self.position
-        if encoded is not None and self.data.startswith(encoded, start):
-            self.position = start + len(encoded)
-            return value
-        value = self.value(1)
-        if self.position - start <= LARGEST_REPEATED:
-            repeated[key] = (self.data[start : self.position], value)
-        return value
+        head = self.data[start]
+        self.position = start + 1
+        if head >> 5 != TEXT:
+            raise EncodingError("a map's key is not text")
+        key = self.take(head & 31 if head & 31 < 24 else self.long_number(head & 31)).decode()
+        encoded = self.data[start : self.position]
+        if encoded <= previous:
+            raise EncodingError("map keys are not in canonical order")
+        return encoded, key
+
+    def outermost_map(self, count: int, repeated: Repeated) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        previous = b""
+        for number in range(count):
+            start = self.position
+            entry, encoded, key, value = repeated.get(number, UNKNOWN)
+            # No encoding is the beginning of another one: where these bytes stand, this key and this value stand.
+            if encoded > previous and self.data.startswith(entry, start):
+                self.position = start + len(entry)
+            else:
+                encoded, key = self.key(previous)
+                value = self.value(1)
+                if self.position - start <= LARGEST_REPEATED:
+                    repeated[number] = (self.data[start : self.position], encoded, key, value)
+            previous = encoded
+            result[key] = value
+        return result
 
     def tag(self, number: int, depth: int) -> Any:
         if number in (2, 3):

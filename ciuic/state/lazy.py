@@ -90,7 +90,7 @@ class LazyState(Mapping[str, Any]):
         return self._made[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in tuple(self._components)  # pruned ones too; nothing is read
+        return name in self._names  # pruned ones too
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,8 +1,10 @@
 """A repository that cannot be written: everything that looks works, everything that writes is a typed error."""
 
-import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ import ciuic
 for module in pkgutil.walk_packages(ciuic.__path__, "ciuic."):  # what is imported later, nobody may read
     if "__main__" not in module.name and "demo" not in module.name:
         importlib.import_module(module.name)
+importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 ciuic.codec._zstandard()
 if os.getuid() == 0:
     os.setgid(65534)
@@ -25,7 +28,7 @@ assert [s.step for s in repo.log()] == [1, 0] and repo.resolve("step:0").step ==
 assert repo.resolve(repo.resolve("HEAD").id[:10]).step == 1
 assert repo.branches().keys() == {"main"} and repo.reflog("main")
 assert float(repo.load("HEAD")["model"]["w"].sum()) == 5000.0
-assert len(repo.diff("HEAD~1", "HEAD").changed) == 1
+assert len(repo.diff("HEAD~1", "HEAD").tensors) == 1
 model = {"w": torch.zeros(5000)}
 repo.restore("HEAD~1", model=model)
 assert not repo.fsck(read_data=True).problems
@@ -44,12 +47,18 @@ print("well")
 """
 
 
-@pytest.mark.parametrize("index", ["there", "gone"])
-def test_a_read_only_repository_can_be_looked_at(tmp_path, index):
-    """As a user who may read but not write: log, load, diff, restore, fsck work; commit, branch, gc … say why not."""
-    import shutil
+@pytest.fixture
+def public_folder():
+    """One that a user without rights may enter; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
-    path = tmp_path / "run"
+
+@pytest.mark.parametrize("index", ["there", "gone"])
+def test_a_read_only_repository_can_be_looked_at(public_folder, index):
+    """As a user who may read but not write: log, load, diff, restore, fsck work; commit, branch, gc … say why not."""
+    path = public_folder / "run"
     repo = ciuic.Repo.init(path)
     model = {"w": torch.zeros(5000)}
     repo.commit(model, step=0)
@@ -61,11 +70,6 @@ def test_a_read_only_repository_can_be_looked_at(tmp_path, index):
     for each in everything:
         each.chmod(0o555 if each.is_dir() else 0o444)
     before = {each: each.stat().st_mtime_ns for each in everything if each.is_file()}
-    reachable = path
-    while reachable != reachable.parent and os.getuid() == 0:
-        reachable = reachable.parent
-        if reachable.stat().st_uid == 0 and not reachable.stat().st_mode & 0o001:
-            reachable.chmod(reachable.stat().st_mode | 0o011)
     try:
         done = subprocess.run([sys.executable, "-c", LOOK, str(path)], capture_output=True, text=True, timeout=100)
     finally:

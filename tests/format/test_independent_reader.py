@@ -4,6 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
+import cbor2
 import pytest
 import torch
 
@@ -93,14 +94,10 @@ def test_it_stands_alone():
     names = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not any(name.split(".")[0] == "ciuic" for name in names)
-    code = [
-        line for line in SOURCE.read_text().splitlines() if line.strip() and not line.strip().startswith(('"""', "#"))
-    ]
-    assert len(code) <= 120
+    assert len([line for line in SOURCE.read_text().splitlines() if line.strip()]) <= 120
 
 
 def test_its_decoder_is_plain_cbor():
     """Objects are CBOR that any decoder reads."""
-    cbor2 = pytest.importorskip("cbor2")
     value = {"a": [1, -5, 2**40, b"x", "y", None, True, 1.5]}
     assert decode(cbor2.dumps(value, canonical=False)) == value

@@ -46,7 +46,7 @@ def measure(width: int, path: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
         snapshot = repo.commit(model, optimizer, step=step)
         record = {
-            "extra": status_bytes("VmHWM") - before,
+            "extra": max(0, status_bytes("VmHWM") - before),
             "state": 3 * weights,
             "added": snapshot.added_bytes,
         }

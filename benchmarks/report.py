@@ -26,7 +26,8 @@ def surroundings() -> str:
     import torch
 
     return (
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, {processor()}, {os.cpu_count()} CPUs, {platform.system()}, "
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, {processor()}, {os.cpu_count()} CPUs "
+        f"(load average {os.getloadavg()[0]:.1f}), {platform.system()}, "
         f"Python {platform.python_version()}, torch {torch.__version__}, ciuic {version('ciuic')}"
     )
 

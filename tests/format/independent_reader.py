@@ -12,8 +12,12 @@ from blake3 import blake3
 CONTEXTS = {2: "ciuic 1 tree", 3: "ciuic 1 snapshot"}
 
 
+def in_pairs(items):
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
 def decode(data):
-    """The value of CBOR bytes. Tag 27 becomes a tuple ("tag", name, arguments)."""
+    """The value of CBOR bytes, tag 27 as the Python value that it stands for."""
 
     def item(at):
         major, info = data[at] >> 5, data[at] & 31
@@ -37,28 +41,17 @@ def decode(data):
         if major == 4:
             return values, at
         if major == 5:
-            return dict(zip(values[::2], values[1::2], strict=True)), at
+            return in_pairs(values), at
         if number == 27:
-            return ("tag", values[0][0], values[0][1:]), at
+            name, *arguments = values[0]
+            made = {"tuple": tuple, "complex": lambda parts: complex(*parts)}.get(name, in_pairs)
+            return made(arguments), at
         magnitude = int.from_bytes(values[0], "big")
         return (magnitude if number == 2 else -1 - magnitude), at
 
     value, end = item(0)
     assert end == len(data)
     return value
-
-
-def plain(value):
-    """A plain Python value."""
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    if not isinstance(value, tuple):
-        return value
-    _, name, arguments = value
-    items = [plain(each) for each in arguments]
-    if name == "tuple":
-        return tuple(items)
-    return complex(*items) if name == "complex" else dict(zip(items[::2], items[1::2], strict=True))
 
 
 class Reader:
@@ -122,10 +115,10 @@ class Reader:
         if what == "tree":
             return self.tree(value)
         if what == "value":
-            return plain(value)
+            return value
         chunks = [value["chunks"][start : start + 32] for start in range(0, len(value["chunks"]), 32)]
         data = b"".join(map(self.object, chunks))
         if what == "blob":
-            return plain(decode(data))
+            return decode(data)
         assert math.prod(value["shape"]) == 0 or len(data) % math.prod(value["shape"]) == 0
         return value["dtype"], tuple(value["shape"]), data

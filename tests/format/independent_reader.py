@@ -1,7 +1,6 @@
 """A reader of repositories written from docs/format.md alone: it imports nothing of ciuic."""
 
 import math
-import os
 import struct
 from pathlib import Path
 from urllib.parse import quote
@@ -60,11 +59,10 @@ class Reader:
         lines = Path(root, "format").read_text().splitlines()
         assert lines[0] == "ciuic 1" and lines[2].split() == ["features"]
         self.places = {}
-        for name in os.listdir(f"{root}/packs"):
-            self.read_footer(f"{root}/packs/{name}", bytes.fromhex(name.split(".")[0]), bytes.fromhex(lines[1][3:]))
+        for path in Path(root, "packs").iterdir():
+            self.read_footer(path.read_bytes(), path, bytes.fromhex(path.stem), bytes.fromhex(lines[1][3:]))
 
-    def read_footer(self, path, name, repository):
-        data = Path(path).read_bytes()
+    def read_footer(self, data, path, name, repository):
         magic, offset, length, digest = struct.unpack_from("<8sQQ32s", data, len(data) - 64)
         footer = data[offset : offset + length]
         assert magic == b"ciuicend" and offset + length + 64 == len(data) and blake3(footer).digest() == digest == name
@@ -75,10 +73,8 @@ class Reader:
 
     def object(self, id):
         path, offset = self.places[id]
-        with open(path, "rb") as file:
-            file.seek(offset)
-            header = file.read(128)
-            stored = file.read(struct.unpack_from("<Q", header, 8)[0])
+        data = path.read_bytes()[offset:]
+        header, stored = data[:128], data[128 : 128 + struct.unpack_from("<Q", data, 8)[0]]
         assert blake3(stored).digest() == header[88:120] and blake3(header[:120]).digest()[:8] == header[120:]
         raw = zstandard.ZstdDecompressor().decompress(stored) if header[5] == 1 else stored
         hashed = blake3(raw, derive_key_context=CONTEXTS[header[4]]) if header[4] in CONTEXTS else blake3(raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,12 +17,15 @@ from ciuic.store.pack import Pack
 from ciuic.store.store import Store
 
 MAX_TREE_DEPTH = 200
+MOST_HELD_PACKS = 256
+_held_packs: weakref.WeakSet[Pack] = weakref.WeakSet()
 
 
 class StoredChunks:
     """The bytes behind a list of chunk ids: a TensorSource.
 
-    The packs are held open from the start, so that a sweep that unlinks them meanwhile takes nothing away.
+    The packs are held open from the start, so that a sweep that unlinks them meanwhile takes nothing away. Beyond
+    MOST_HELD_PACKS in a process a chunk is looked up anew when it is read, since descriptors are few.
     """
 
     def __init__(self, store: Store, path: str, nbytes: int, chunk_size: int, chunks: tuple[bytes, ...]) -> None:
@@ -30,12 +34,19 @@ class StoredChunks:
         self.nbytes = nbytes
         self.chunk_size = chunk_size
         self.chunks = chunks
-        self._places: list[tuple[Pack, int, int]] | None = None
+        self._places: list[tuple[Pack | None, int, int]] | None = None
 
     def hold(self) -> None:
         """Look up where the chunks are and keep their packs open. Under the shared lock."""
         if self._places is None:
-            self._places = [self._named(index, self.store.locate) for index in range(len(self.chunks))]
+            self._places = [self._named(index, self._place) for index in range(len(self.chunks))]
+
+    def _place(self, id: bytes) -> tuple[Pack | None, int, int]:
+        pack, offset, stored_length = self.store.locate(id)
+        if pack not in _held_packs and len(_held_packs) >= MOST_HELD_PACKS:
+            return None, offset, stored_length
+        _held_packs.add(pack)
+        return pack, offset, stored_length
 
     def _named(self, index: int, action: Callable[[bytes], Any]) -> Any:
         """``action(chunk id)``; damage names the tensor and the chunk."""
@@ -56,7 +67,8 @@ class StoredChunks:
             if self._places is not None:
                 pack, offset, stored_length = self._places[index]
                 try:
-                    return pack.raw(offset, stored_length, id)
+                    if pack is not None:
+                        return pack.raw(offset, stored_length, id)
                 except DamagedData:
                     pass  # another copy may be intact
             with self.store.shared():
@@ -73,6 +85,8 @@ class StoredChunks:
 
         def check(index: int, id: bytes) -> None:
             pack, offset, stored_length = self._places[index]  # type: ignore[index]  # held above
+            if pack is None:
+                pack, offset, stored_length = self.store.locate(id)
             header, _ = pack.stored(offset, stored_length)
             if header.id != id or header.raw_length != self._length(index):
                 raise DamagedData(f"{pack.path} at offset {offset}: another object stands here. Run `ciuic fsck`.")

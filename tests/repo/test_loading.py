@@ -1,12 +1,18 @@
 """``load``: a tensor is read when it is asked for, and stays readable."""
 
+import os
 import pickle
+import resource
+import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
 import ciuic
+from ciuic.restore import stored_state
+from ciuic.store import store
 from ciuic.store.pack import Pack
 
 
@@ -56,8 +62,6 @@ def test_a_loaded_state_outlives_gc(repo):
     repo.commit({"w": tensor}, extra={"note": "x" * 10_000}, rng=False)
     state = repo.load("HEAD")
     repo.reset("HEAD~1")
-    from datetime import timedelta
-
     repo.gc(expire=timedelta(0))
     with pytest.raises(ciuic.CiuicError):
         repo.resolve("HEAD@{1}")
@@ -125,8 +129,6 @@ def test_a_second_commit_of_the_same_state_adds_next_to_nothing(repo):
 
 def test_the_index_may_be_deleted_between_any_two_calls(repo):
     """It is rebuilt from the packs."""
-    import shutil
-
     tensor = torch.arange(3000.0)
     repo.commit({"w": tensor}, step=1, rng=False)
     shutil.rmtree(Path(repo.path, "index"))
@@ -135,3 +137,29 @@ def test_the_index_may_be_deleted_between_any_two_calls(repo):
     assert torch.equal(repo.load("HEAD")["model"]["w"], tensor)
     shutil.rmtree(Path(repo.path, "index"))
     assert repo.commit({"w": tensor}, step=2, rng=False).added_bytes == 0
+
+
+def test_a_state_spread_over_more_packs_than_there_are_descriptors(repo, monkeypatch):
+    """A snapshot each step leaves each chunk of a slowly changing tensor in a pack of its own.
+
+    Such a run could once neither be restored nor loaded: every pack was held open. Here with small numbers.
+    """
+    monkeypatch.setattr(stored_state, "MOST_HELD_PACKS", 10 + len(stored_state._held_packs))
+    monkeypatch.setattr(store, "OPEN_PACKS", 10)
+    tensor = torch.zeros(60 * 1024)
+    for step in range(60):
+        tensor[step * 1024] = step + 1
+        repo.commit({"w": tensor}, step=step, rng=False)
+    again = ciuic.Repo(repo.path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40 + len(os.listdir("/proc/self/fd")), hard))
+    try:
+        states = [again.load("HEAD") for _ in range(3)]
+        live = torch.zeros_like(tensor)
+        again.restore("HEAD", model={"w": live}, rng=False)
+        assert torch.equal(live, tensor)
+        assert all(torch.equal(state["model"]["w"], tensor) for state in states)
+        again.gc()
+        assert torch.equal(again.load("HEAD")["model"]["w"], tensor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

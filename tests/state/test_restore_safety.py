@@ -46,8 +46,7 @@ def same_state(a, b):
 
 def damage(repo, node):
     """Flip one byte of the last chunk of a stored tensor, and say in which pack and at which record."""
-    node.source.hold()
-    pack, offset, stored_length = node.source._places[-1]
+    pack, offset, stored_length = repo._store.locate(node.source.chunks[-1])
     path = Path(pack.path)
     data = bytearray(path.read_bytes())
     header, _ = pack.stored(offset, stored_length)

@@ -60,8 +60,10 @@ class _Checker:
         self.chunks = 0
 
     def run(self) -> FsckReport:
+        roots = self.roots()
+        self.store.refresh()  # commits go on: the packs of what the logs name by now
         self.packs()
-        damaged, snapshots = self.snapshots(self.roots())
+        damaged, snapshots = self.snapshots(roots)
         return FsckReport(
             problems=tuple(self.problems),
             damaged_snapshots=tuple(damaged),

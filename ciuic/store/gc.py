@@ -13,7 +13,6 @@ import lmdb
 from ciuic.errors import CiuicError, DamagedData, LockTimeout, StorageFull
 from ciuic.store.expiry import check_clock, read_logs, remaining
 from ciuic.store.marking import Marks
-from ciuic.store.pack import Pack
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.store import Store, index_rows
 
@@ -89,6 +88,7 @@ class _Collector:
         with store.shared():
             generation = store.generation
             logs = read_logs(store)
+            store.refresh()  # commits go on: the packs of what the logs name by now
             if not self.trust_clock:
                 check_clock(logs, store.config)
             marks = self._mark(logs)
@@ -165,13 +165,14 @@ class _Collector:
             return set()
         session = self.store.new_packs()
         try:
-            for pack in candidates:
+            for name in candidates:  # opened one after the other: there may be more packs than descriptors
+                pack = self.store.pack(name)
                 for row in marks.live_rows(pack):
                     try:
                         pack.raw(row.offset, row.header.stored_length, row.header.id)
                         header, stored = pack.stored(row.offset, row.header.stored_length)
                     except DamagedData:
-                        self.bad_records.add((pack.name, row.header.id))
+                        self.bad_records.add((name, row.header.id))
                         continue
                     if header.id not in session:
                         session.copy(header, stored)
@@ -182,10 +183,11 @@ class _Collector:
         self.fresh_packs = set(published)
         self.copied = {row.header.id: name for name, rows in published.items() for row in rows}
         self.store.index_commit(published, {})
-        return {pack.name for pack in candidates}
+        return set(candidates)
 
-    def _candidates(self, marks: Marks) -> list[Pack]:
-        sparse, small = [], []
+    def _candidates(self, marks: Marks) -> list[str]:
+        sparse: list[str] = []
+        small: list[str] = []
         for name in sorted(self.store.present):
             try:
                 pack = self.store.pack(name)
@@ -194,9 +196,9 @@ class _Collector:
             except DamagedData:
                 continue
             if live and live < REPACK_BELOW * total:
-                sparse.append(pack)
+                sparse.append(name)
             elif live and pack.length < SMALL_PACK:
-                small.append(pack)
+                small.append(name)
         return sparse + (small if len(small) >= MANY_SMALL_PACKS else [])
 
     # Sweeping, under the exclusive lock
@@ -208,8 +210,7 @@ class _Collector:
                 if left:
                     log.rewrite(left)
                     continue
-                with contextlib.suppress(CiuicError, OSError, lmdb.Error):
-                    self.store.index.update(self.store.generation, dropped_logs=[name])
+                self.store.forget_log(name)
                 log.remove()
 
     def _sweep(self, generation: int, dead: set[str]) -> None:
@@ -268,6 +269,6 @@ class _Collector:
         return sum(
             sum(row.header.stored_length for row in pack.rows)
             - sum(row.header.stored_length for row in marks.live_rows(pack))
-            for pack in self._candidates(marks)
+            for pack in map(self.store.pack, self._candidates(marks))
             if pack.name not in dead
         )

@@ -1,7 +1,7 @@
 """The index: object id → pack, offset, length. Fast, shared between processes, disposable, and trusted by nobody.
 
 LMDB maps its file into memory, so a damaged one can kill the process. It is therefore opened only when its stamp
-(inode, size, times, generation, engine) fits, and otherwise built anew from the packs' footers.
+(inodes, size, times, generation, engine) fits, and otherwise built anew from the packs' footers.
 Every row has a checksum.
 Writers take a lock of our own with a time-out around LMDB's, so that a stopped process hangs nobody.
 """
@@ -132,9 +132,9 @@ class Index:
             _environments[key] = environment
         self._environment = environment
 
-    @staticmethod
-    def _stamp(status: os.stat_result, generation: int) -> bytes:
+    def _stamp(self, status: os.stat_result, generation: int) -> bytes:
         facts = (
+            os.stat(os.path.join(self.folder, "lock.mdb")).st_ino,  # who has another one does not see our readers
             status.st_ino,
             status.st_size,
             status.st_mtime_ns,
@@ -147,6 +147,9 @@ class Index:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
+        if not os.path.exists(self.lock_path):
+            with contextlib.suppress(FileExistsError):
+                self.fs.close(self.fs.create(self.lock_path))
         with hold(self.fs, self.lock_path, exclusive=True, timeout_s=LOCK_TIMEOUT_S):
             yield
 
@@ -257,8 +260,6 @@ class Index:
     ) -> None:
         """Start from nothing and fill it. The old file is unlinked, so whoever has it mapped is not disturbed."""
         self.fs.make_folder_if_missing(self.folder)
-        with contextlib.suppress(FileExistsError):
-            self.fs.close(self.fs.create(self.lock_path))
         with self.locked():
             self._environment = None
             for name in ("data.mdb", "lock.mdb", "stamp"):

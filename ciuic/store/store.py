@@ -315,6 +315,7 @@ class Store:
                 return pack.raw(row.offset, row.header.stored_length, id)
             except (DamagedData, StorageError) as error:
                 damage = damage or error
+                self._close(pack.name)
         if self._look_again():
             return self.read(kind, id)
         if damage is not None:
@@ -351,6 +352,13 @@ class Store:
             self.damaged_records.add((place.pack, id))
         with contextlib.suppress(CiuicError, OSError, lmdb.Error):
             self.index.update(self.generation, dropped=[id])
+
+    def forget_log(self, name: str) -> None:
+        """Before a log goes for good: an index that remembered it would report it as vanished for ever."""
+        try:
+            self._lmdb_index.update(self.generation, dropped_logs=[name])
+        except (CiuicError, OSError, lmdb.Error):
+            self.fs.remove_if_there(self._lmdb_index.stamp_path)
 
     # Writing
 

@@ -15,8 +15,8 @@ from ciuic.objects.tree import LEAF, BlobEntry, ChildEntry, Entry, TensorEntry, 
 from ciuic.store.pack_session import PackSession
 from ciuic.store.store import Store
 
-MOST_NESTED = 90
-"""Containers in one another. A reader follows no more than 200 levels, modules included."""
+MOST_NESTED = 190
+"""Containers and modules in one another: a reader follows no more than 200 levels."""
 MOST_MODULES = 100
 INLINE_LIMIT = 4096
 """Bytes of a plain value's encoding up to which it stands in its tree; a longer one is chunked."""
@@ -47,7 +47,7 @@ class TreeWriter:
             stack: list[tuple[tuple[Key, ...], StateNode]] = [((name,), component)]
             while stack:
                 path, node = stack.pop()
-                if len(path) > MOST_NESTED:
+                if len(path) + sum(key.count(".") for key in path if isinstance(key, str)) > MOST_NESTED:
                     raise UnsupportedState(f"{path_text(path[:4])}/…: nested more than {MOST_NESTED} deep. Flatten it.")
                 if isinstance(node, Container):
                     stack.extend(((*path, key), child) for key, child in reversed(node.items))

@@ -269,7 +269,8 @@ def test_replaced_record_trips(trainer: Trainer) -> None:
 
 def test_the_trip_wire_survives_the_index(trainer: Trainer) -> None:
     """A new index remembers the logs that it found; before, it remembered only those that moved after it was made."""
-    trainer.commit({"w": noise(1)})
+    for number in range(2):
+        trainer.commit({"w": noise(number)})
     shutil.rmtree(trainer.store.join("index"))
     again = Trainer(trainer.store.path)
     again.tip()

@@ -146,8 +146,8 @@ class Repo:
             versions=_versions(),
         )
         action = f"commit: {message}" if message else "commit" if step is None else f"commit: step {step}"
-        with self._following.moving:
-            parent = self._following.position.parent
+        with self._following.moving, self._store.shared():
+            parent = self._following.next_parent()
             return commit_snapshot(
                 self._store,
                 components,

@@ -8,7 +8,7 @@ import threading
 import weakref
 from dataclasses import dataclass, replace
 
-from ciuic.errors import RefConflict
+from ciuic.errors import CiuicError, DamageError, RefConflict
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.refs import HEAD, HEADS, fits_limit
@@ -49,6 +49,8 @@ class Following:
         self.store = store
         self.moving = threading.RLock()  # what one object commits and restores, it does in call order
         self.position = self.from_head()
+        self._attempt: tuple[str, str] | None = None
+        self._generation = store.generation
         _all.add(self)
 
     def from_head(self) -> Position:
@@ -82,18 +84,39 @@ class Following:
         if here.branch == branch or (here.branch is None and here.origin == branch and here.parent == snapshot_id):
             self.position = replace(here, branch=branch, parent=snapshot_id)
 
+    def next_parent(self) -> str | None:
+        """The parent of the next commit; None, and a word about it, when gc has collected it. Under the shared lock."""
+        if self._attempt is not None:  # an interruption came between the log's record and this object's knowing of it
+            branch, snapshot_id = self._attempt
+            self._attempt = None
+            if self.store.refs.value(HEADS + branch) == snapshot_id:
+                self.position = Position(branch, branch, snapshot_id, self.position.head)
+        parent = self.position.parent
+        if parent is None or self._generation == self.store.generation:
+            return parent
+        if not self.store.known(bytes.fromhex(parent)) or parent in self.store.refs.buried():
+            _say(
+                "the snapshot %s, which this run comes from, was collected: the next one begins a new history",
+                parent[:12],
+            )
+            return None
+        self._generation = self.store.generation
+        return parent
+
     def advance(self, snapshot: Snapshot, action: str) -> dict[str, LogRecord]:
         """Move the branch to a new snapshot, durably; the records written, by log."""
         here = self.position
         if here.branch is not None:
             full = HEADS + here.branch
+            self._attempt = here.branch, snapshot.id
             try:
                 record = self.store.refs.set(full, snapshot.id, action, expected=here.parent or NOTHING)
             except RefConflict:
+                self._attempt = None
                 if self.store.refs.value(full) is None:
                     return self._leave(snapshot, action, f"the branch {here.branch} was deleted")
                 return self._leave(snapshot, action, f"another process has moved {here.branch}", raced=True)
-            self.position = Position(here.branch, here.branch, snapshot.id, here.head)
+            self._moved(Position(here.branch, here.branch, snapshot.id, here.head))
             return {full: record}
         return self._leave(snapshot, action, "the snapshot restored is not the end of a branch")
 
@@ -103,7 +126,7 @@ class Following:
         name, record = self._new_branch(snapshot, action)
         records = {HEADS + name: record}
         _say("%s: this run goes on on the new branch %s", reason[0].upper() + reason[1:], name)
-        head = here.head
+        self._moved(Position(name, name, snapshot.id, here.head))
         # A lost race leaves HEAD with the winner; and whoever moved HEAD since decides where the next run resumes.
         if not raced:
             try:
@@ -113,11 +136,18 @@ class Following:
                     f"commit: attached to {name}",
                     expected=here.head or NOTHING,
                 )
-                records[HEAD], head = moved, moved.new
+                records[HEAD] = moved
+                self.position = replace(self.position, head=moved.new)
             except RefConflict:
                 _say("HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name)
-        self.position = Position(name, name, snapshot.id, head)
+            except CiuicError as error:  # the snapshot is durable all the same
+                _say("HEAD stays where it was (%s); `ciuic checkout %s` resumes this run", str(error), name)
         return records
+
+    def _moved(self, position: Position) -> None:
+        self.position = position
+        self._attempt = None
+        self._generation = self.store.generation
 
     def _new_branch(self, snapshot: Snapshot, action: str) -> tuple[str, LogRecord]:
         base = re.sub(r"-step-\d+(-\d+)?$", "", self.position.origin)
@@ -129,6 +159,7 @@ class Following:
         number = 1
         while True:
             name = base if number == 1 and base != self.position.origin else f"{base}-{number + 1}"
+            self._attempt = name, snapshot.id
             try:
                 return name, self.store.refs.set(HEADS + name, snapshot.id, action, expected=NOTHING)
             except RefConflict:
@@ -137,7 +168,10 @@ class Following:
     def _parent_step(self) -> int | None:
         from ciuic.store.object_reader import read_snapshot
 
-        return read_snapshot(self.store, bytes.fromhex(str(self.position.parent))).step
+        try:
+            return read_snapshot(self.store, bytes.fromhex(str(self.position.parent))).step
+        except DamageError:  # collected meanwhile
+            return None
 
 
 def _say(message: str, *arguments: str) -> None:

@@ -131,6 +131,9 @@ class _Resolver:
             raise self.unknown(self.nearest(text))
         prefix, odd = bytes.fromhex(text[: len(text) // 2 * 2]), text[-1] if len(text) % 2 else ""
         found = [id for id in self.store.index.ids_with_prefix(prefix, odd, 100_000) if self.is_snapshot(id)]
+        if found:
+            buried = self.store.refs.buried()
+            found = [id for id in found if id.hex() not in buried]
         if not found:
             raise self.unknown("no branch, no tag and no snapshot id starts like this")
         if len(found) > 1:

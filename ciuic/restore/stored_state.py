@@ -17,6 +17,7 @@ from ciuic.store.pack import Pack
 from ciuic.store.store import Store
 
 MAX_TREE_DEPTH = 200
+MOST_NODES = 1_000_000
 MOST_HELD_PACKS = 256
 _held_packs: weakref.WeakSet[Pack] = weakref.WeakSet()
 
@@ -128,8 +129,16 @@ def read_component(store: Store, name: str, root: bytes) -> StateNode:
 class _Reader:
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.nodes = 0
+
+    def _count(self, path: tuple[Key, ...]) -> None:
+        # A few trees that hold each other many times over would never come to an end.
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise DamagedData(f"{path_text(path)}: more than {MOST_NODES} trees below one component. Run `ciuic fsck`.")
 
     def container(self, id: bytes, path: tuple[Key, ...], depth: int) -> Container:
+        self._count(path)
         if depth > MAX_TREE_DEPTH:
             raise DamagedData(f"{path_text(path)}: trees nested more than {MAX_TREE_DEPTH} deep. Run `ciuic fsck`.")
         try:
@@ -142,6 +151,7 @@ class _Reader:
 
     def module(self, tree: Tree, path: tuple[Key, ...], prefix: str, depth: int) -> Iterator[tuple[Key, StateNode]]:
         """The entries of a module and of those below it, under their dotted names."""
+        self._count(path)
         if depth > MAX_TREE_DEPTH:
             raise DamagedData(f"{path_text(path)}: modules nested more than {MAX_TREE_DEPTH} deep. Run `ciuic fsck`.")
         for key, entry in tree.entries:

@@ -51,17 +51,26 @@ def check_clock(logs: dict[str, list[LogRecord]], config: Config) -> None:
         )
 
 
-def remaining(records: list[LogRecord], config: Config, expire: timedelta | None) -> list[LogRecord]:
-    """What is left of a log. An explicit ``expire`` sets the age and protects the newest record only; with it, a
-    deleted ref's log goes whole."""
+def kept(logs: dict[str, list[LogRecord]], config: Config, expire: timedelta | None) -> dict[str, list[LogRecord]]:
+    """What is left of each log. An explicit ``expire`` sets the age and protects the newest record only. With it goes
+    the whole log of a ref that was deleted longer ago than that, judged against the newest record of all logs.
+    """
+    newest = max((record.time_ns for records in logs.values() for record in records), default=0)
+    left = {}
+    for name, records in logs.items():
+        deleted = bool(records) and records[-1].new == NOTHING
+        gone = deleted and expire is not None and newest - records[-1].time_ns >= expire.total_seconds() * 1e9
+        left[name] = [] if gone else _remaining(records, config, expire)
+    return left
+
+
+def _remaining(records: list[LogRecord], config: Config, expire: timedelta | None) -> list[LogRecord]:
     if not records:
         return records
     newest = max(record.time_ns for record in records)
     if expire is None:
         age_ns, protected = config.expire_days * DAY_NS, config.keep_records
     else:
-        if records[-1].new == NOTHING:
-            return []
         age_ns, protected = int(expire.total_seconds() * 1e9), 1
     for index, record in enumerate(records):
         if newest - record.time_ns < age_ns or index >= len(records) - protected:

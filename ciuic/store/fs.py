@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -47,8 +48,17 @@ class FileSystem:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def open(self, path: str, *, write: bool = False) -> int:
+        """A descriptor of a regular file; StorageError for anything else, links included."""
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe must not hang whoever opens it
         with typed_errors(path):
-            return os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
+            descriptor = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | flags)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            return descriptor
+        os.close(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "a folder stands where a file belongs", path)
+        raise StorageError(f"{path}: not an ordinary file. Restore it from a copy.")
 
     def close(self, descriptor: int) -> None:
         os.close(descriptor)

@@ -11,7 +11,8 @@ from datetime import timedelta
 import lmdb
 
 from ciuic.errors import CiuicError, DamagedData, LockTimeout, StorageFull
-from ciuic.store.expiry import check_clock, read_logs, remaining
+from ciuic.objects.ids import Kind
+from ciuic.store.expiry import check_clock, kept, read_logs
 from ciuic.store.marking import Marks
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.store import Store, index_rows
@@ -107,6 +108,7 @@ class _Collector:
             report = self._report(marks, logs, dead, repacked)
             self._empty("tmp")  # no commit is under way: it is all left-overs
             self._expire(logs)
+            self._bury(marks, dead)
             self._sweep(generation, dead)
         self._empty("trash")
         return report
@@ -118,7 +120,7 @@ class _Collector:
     # Marking
 
     def _kept(self, logs: Logs) -> Logs:
-        return {name: remaining(records, self.store.config, self.expire) for name, records in logs.items()}
+        return kept(logs, self.store.config, self.expire)
 
     def _values(self, logs: Logs) -> list[str]:
         """Every snapshot that an unexpired record names."""
@@ -212,6 +214,19 @@ class _Collector:
                     continue
                 self.store.forget_log(name)
                 log.remove()
+
+    def _bury(self, marks: Marks, dead: set[str]) -> None:
+        """Nobody may name a dead snapshot whose record stays, in a pack that lives on, while what it needs goes."""
+        refs = self.store.refs
+        buried = refs.buried()
+        for name in self.store.present - dead - self.fresh_packs:
+            with contextlib.suppress(DamagedData):
+                pack = self.store.pack(name)
+                live = {row.header.id for row in marks.live_rows(pack)}
+                for row in pack.rows:
+                    snapshot = row.header.id
+                    if row.header.kind is Kind.SNAPSHOT and snapshot not in live and snapshot.hex() not in buried:
+                        refs.bury(snapshot.hex())
 
     def _sweep(self, generation: int, dead: set[str]) -> None:
         store = self.store

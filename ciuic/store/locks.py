@@ -38,23 +38,34 @@ os.register_at_fork(after_in_child=_close_in_child)
 def hold(fs: FileSystem, path: str, *, exclusive: bool, timeout_s: float) -> Iterator[None]:
     """Hold the lock file ``path``; LockTimeout when it is not to be had in time."""
     descriptor = fs.open(path)
+    owner = os.getpid()
+    try:
+        with hold_open(descriptor, path, exclusive=exclusive, timeout_s=timeout_s):
+            yield
+    finally:
+        if os.getpid() == owner:
+            fs.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_open(descriptor: int, path: str, *, exclusive: bool, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of an open file, which the caller closes; LockTimeout when it is not to be had in time."""
     with _held_guard:
         _held.add(descriptor)
     owner = os.getpid()
     try:
-        acquire(descriptor, path, exclusive=exclusive, timeout_s=timeout_s)
+        _acquire(descriptor, path, exclusive=exclusive, timeout_s=timeout_s)
         yield
     finally:
         if os.getpid() == owner:
-            with _held_guard:
-                _held.discard(descriptor)
             # A forked child may hold a copy for an instant: closing alone would leave the lock with it.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
-            fs.close(descriptor)
+            with _held_guard:
+                _held.discard(descriptor)
 
 
-def acquire(descriptor: int, path: str, *, exclusive: bool, timeout_s: float) -> None:
+def _acquire(descriptor: int, path: str, *, exclusive: bool, timeout_s: float) -> None:
     """flock an open descriptor, polling until ``timeout_s`` is over."""
     operation = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
     deadline = time.monotonic() + timeout_s

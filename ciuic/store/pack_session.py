@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
@@ -16,11 +15,13 @@ from ciuic.store.pack_format import FooterRow, RecordHeader
 class PackSession:
     """Records go to packs in ``tmp/``; ``publish`` makes them durable under their names. Never used by two threads."""
 
-    def __init__(self, fs: FileSystem, root: str, repository_id: bytes, limit: int) -> None:
+    def __init__(self, fs: FileSystem, root: str, repository_id: bytes, limit: int, unsure: set[str]) -> None:
+        """``unsure``: packs whose names could not be made durable; this adds to them."""
         self.fs = fs
         self.root = root
         self.repository_id = repository_id
         self.limit = limit
+        self.unsure = unsure
         self.stored_bytes = 0
         self.published: dict[str, list[FooterRow]] = {}
         self._ids: set[bytes] = set()
@@ -58,7 +59,7 @@ class PackSession:
         try:
             name = writer.finish()
             target = os.path.join(self.root, "packs", f"{name}.pack")
-            if os.path.exists(target) and self._intact(target, name):
+            if os.path.exists(target) and name not in self.unsure and self._intact(target, name):
                 self.fs.unlink(writer.path)
             else:
                 self.fs.rename(writer.path, target)  # at no time is there no pack of this name
@@ -86,16 +87,10 @@ class PackSession:
             if self.published:
                 self.fs.sync_folder(folder)
         except StorageError:
-            self._withdraw()
+            # They stay, since another process may have relied on them; this one writes what it needs anew.
+            self.unsure.update(self.published)
             raise
         return self.published
-
-    def _withdraw(self) -> None:
-        """After a failed folder sync nobody may rely on these names: back to ``tmp/`` they go."""
-        for name in self.published:
-            with contextlib.suppress(OSError, StorageError):
-                self.fs.rename(os.path.join(self.root, "packs", f"{name}.pack"), self._temporary())
-        self.published = {}
 
     def abandon(self) -> None:
         """Give up what is not published. Packs that were renamed stay: a retry reuses them, gc collects them."""

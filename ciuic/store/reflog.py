@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from ciuic.errors import DamagedRef, LockTimeout, RefConflict, StorageError
 from ciuic.store.fs import FileSystem
-from ciuic.store.locks import acquire
+from ciuic.store.locks import hold_open
 
 SLOT = 512
 CHECKSUM_DIGITS = 32
@@ -34,6 +34,8 @@ HEAD_VALUE = re.compile(rf"{VALUE.pattern}|ref:refs/heads/[^\t\n\x00]{{1,100}}")
 NUMBER = re.compile(r"[0-9]{1,19}")
 TORN = bytes(16)  # a run of zeros; a single one may be a flipped bit of an acknowledged record
 LOG_LOCK_TIMEOUT_S = 30.0
+SETTLE_TIMEOUT_S = 1.0
+MOST_LOG_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,26 @@ class RefLog:
             return []
 
     def _read(self, descriptor: int) -> list[LogRecord]:
-        return decode_log(self.name, self.fs.read_at(descriptor, self.fs.size(descriptor), 0, self.path))
+        size = self.fs.size(descriptor)
+        if size > MOST_LOG_BYTES:
+            raise DamagedRef(f"{self.path}: larger than any log of ours. Restore the file from a copy.")
+        return decode_log(self.name, self.fs.read_at(descriptor, size, 0, self.path))
 
     def last(self) -> LogRecord | None:
         """The newest record, reading only the end of the file when that is sound."""
         try:
             with self._opened() as descriptor:
+                return self._tail(descriptor)[0]
+        except FileNotFoundError:
+            return None
+
+    def settled(self) -> LogRecord | None:
+        """The newest record when no append is under way; LockTimeout when one does not end."""
+        try:
+            with (
+                self._opened() as descriptor,
+                hold_open(descriptor, self.path, exclusive=False, timeout_s=SETTLE_TIMEOUT_S),
+            ):
                 return self._tail(descriptor)[0]
         except FileNotFoundError:
             return None
@@ -185,8 +201,10 @@ class RefLog:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int | None]:
         """The open and locked log; None when another file has taken its place meanwhile."""
-        with self._opened(write=True) as descriptor:
-            acquire(descriptor, self.path, exclusive=True, timeout_s=LOG_LOCK_TIMEOUT_S)
+        with (
+            self._opened(write=True) as descriptor,
+            hold_open(descriptor, self.path, exclusive=True, timeout_s=LOG_LOCK_TIMEOUT_S),
+        ):
             here, there = os.fstat(descriptor), os.stat(self.path)
             yield descriptor if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino) else None
 

@@ -189,6 +189,15 @@ class Refs:
         """Hex id → components given up ("*": all of them)."""
         found: dict[str, frozenset[str]] = {}
         for record in self.log(PRUNES).read():
-            component = record.action.removeprefix("prune ")
-            found[record.new] = found.get(record.new, frozenset()) | {component}
+            if record.action.startswith("prune "):
+                component = record.action.removeprefix("prune ")
+                found[record.new] = found.get(record.new, frozenset()) | {component}
         return found
+
+    def bury(self, snapshot: str) -> None:
+        """Record that gc has collected a snapshot of which the object itself is still in a pack. Durable on return."""
+        self.set(PRUNES, snapshot, "collect")
+
+    def buried(self) -> frozenset[str]:
+        """Hex ids that nothing may name or follow any more."""
+        return frozenset(record.new for record in self.log(PRUNES).read() if record.action == "collect")

@@ -51,12 +51,15 @@ class Store:
     def __init__(self, path: str, fs: FileSystem = LOCAL) -> None:
         self.path = os.path.abspath(path)
         self.fs = fs
+        check_parts(self.path)
         self.repository_id = read_format(fs, self.path)
         self.refs = Refs(fs, self.path, self.join("tmp"))
         self.generation = -1
         self.present: set[str] = set()
         self.damaged_packs: dict[str, str] = {}
         self.damaged_records: set[tuple[str, bytes]] = set()
+        self.unsure_packs: set[str] = set()
+        self._footers_serve: int | None = None  # the generation for which LMDB was given up
         self.index: Index | FooterIndex = FooterIndex()
         self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
         self._open: OrderedDict[str, Pack] = OrderedDict()
@@ -187,7 +190,8 @@ class Store:
             self.damaged_packs = {}
             self.damaged_records = set()
         self.present = self.list_packs()
-        if not self._lmdb_index.open(generation) and not self._rebuild_index():
+        opened = self._lmdb_index.open(generation)
+        if not opened and (self._footers_serve == generation or not self._rebuild_index()):
             self._use_footers()
             return
         self.index = self._lmdb_index
@@ -207,13 +211,14 @@ class Store:
         marks = {}
         for name in self.refs.names():
             with contextlib.suppress(CiuicError, OSError):
-                last = self.refs.log(name).last()
+                last = self.refs.log(name).settled()
                 if last is not None:
                     marks[name] = log_mark(name, last)
         return marks
 
     def _use_footers(self) -> None:
-        """Go on without LMDB."""
+        """Go on without LMDB, in this process and until the next sweep, unless its file is found sound again."""
+        self._footers_serve = self.generation
         if not isinstance(self.index, FooterIndex):
             self.index = FooterIndex()
         gone = self.index.packs() - self.present
@@ -224,6 +229,8 @@ class Store:
     def _reconcile(self) -> None:
         """The index lists exactly the packs that are present."""
         indexed = self.index.packs()
+        if indexed - self.present:
+            self.present = self.list_packs()  # one may have been published, and indexed, after the list was taken
         if indexed - self.present:
             if not self._rebuild_index():
                 self._use_footers()
@@ -275,7 +282,7 @@ class Store:
     def known(self, id: bytes) -> bool:
         """True when the footer of a pack that is present lists the id: a commit may rely on it."""
         place = self.place(id)
-        if place is None or (place.pack, id) in self.damaged_records:
+        if place is None or place.pack in self.unsure_packs or (place.pack, id) in self.damaged_records:
             return False
         try:
             return id in self.pack(place.pack).by_id
@@ -297,6 +304,7 @@ class Store:
 
     def read(self, kind: Kind, id: bytes) -> Any:
         """An object's raw bytes, verified; DamagedData, MissingObject or StorageError when no intact copy is left."""
+        searched = self.present
         place = self.place(id)
         damage: CiuicError | None = None
         if place is not None:
@@ -316,7 +324,7 @@ class Store:
             except (DamagedData, StorageError) as error:
                 damage = damage or error
                 self._close(pack.name)
-        if self._look_again():
+        if self._look_again(searched):
             return self.read(kind, id)
         if damage is not None:
             raise damage
@@ -326,6 +334,7 @@ class Store:
 
     def locate(self, id: bytes) -> tuple[Pack, int, int]:
         """(pack, offset, stored length) of an object; the pack stays readable as long as it is held."""
+        searched = self.present
         place = self.place(id)
         if place is not None:
             try:
@@ -334,13 +343,13 @@ class Store:
                 pass
         for pack, row in self.copies(id):
             return pack, row.offset, row.header.stored_length
-        if self._look_again():
+        if self._look_again(searched):
             return self.locate(id)
         raise MissingObject(f"{id.hex()[:12]} is in no pack of {self.path}. `ciuic fsck` lists what is lost.")
 
-    def _look_again(self) -> bool:
-        """True when packs were published since this view was taken: commits go on under the shared lock."""
-        if self.list_packs() <= self.present:
+    def _look_again(self, searched: set[str]) -> bool:
+        """True when packs were published since those were searched: commits go on under the shared lock."""
+        if self.list_packs() <= searched:
             return False
         self.refresh()
         return True
@@ -365,7 +374,7 @@ class Store:
     def new_packs(self) -> PackSession:
         from ciuic.store.pack_session import PackSession
 
-        return PackSession(self.fs, self.path, self.repository_id, self.config.pack_limit)
+        return PackSession(self.fs, self.path, self.repository_id, self.config.pack_limit, self.unsure_packs)
 
     def move_ref(self, name: str, new: str, action: str, *, expected: str | None = None) -> LogRecord:
         """``Refs.set``, remembered by the index. Durable on return."""
@@ -375,11 +384,20 @@ class Store:
 
     def index_commit(self, packs: dict[str, list[FooterRow]], marks: dict[str, LogMark]) -> None:
         """Enter published packs and log marks. Best effort: the next view reconciles."""
-        self.present |= set(packs)
+        self.present = self.present | set(packs)  # a new set: other threads may be walking the old one
         try:
             self.index.update(self.generation, {name: index_rows(rows) for name, rows in packs.items()}, marks)
         except (CiuicError, OSError, lmdb.Error):
             self._use_footers()
+
+
+def check_parts(root: str) -> None:
+    """RepositoryError when a part of the repository is a link: work on it must stay inside its folder."""
+    for name in (*FOLDERS, *FILES):
+        if os.path.islink(os.path.join(root, name)):
+            raise RepositoryError(
+                f"{os.path.join(root, name)} is a link. Move what it leads to here, or do not trust it."
+            )
 
 
 def _make_durable_folder(fs: FileSystem, root: str) -> None:

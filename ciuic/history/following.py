@@ -155,7 +155,8 @@ class Following:
             while not fits_limit(base, SUFFIX_ROOM):
                 base = base[:-1].rstrip("./")
             parent = self._parent_step()
-            base += f"-step-{parent}" if parent in range(10**18) else f"-{self.position.parent[:8]}"
+            short = parent is not None and 0 <= parent < 10**18
+            base += f"-step-{parent}" if short else f"-{self.position.parent[:8]}"
         number = 1
         while True:
             name = base if number == 1 and base != self.position.origin else f"{base}-{number + 1}"

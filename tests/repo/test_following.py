@@ -88,6 +88,16 @@ def test_a_commit_on_a_detached_head_makes_a_branch(repo, commit, warnings_of):
     assert "main-step-1" in warnings_of()[0]
 
 
+@pytest.mark.parametrize("step", [None, -5, 10**30])
+def test_a_branch_left_at_no_common_step_is_named_after_the_id(repo, commit, step):
+    """Without a step the search for a name once did not end."""
+    first = commit(repo, step)
+    commit(repo, 2)
+    repo.checkout(first)
+    commit(repo, 3)
+    assert repo.head().branch == f"main-{first.id[:8]}" and steps(repo) == [3, step]
+
+
 def test_a_new_process_on_a_detached_head(repo, path, commit, warnings_of):
     """It does not know which branch was left."""
     commit(repo, 1)

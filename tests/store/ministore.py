@@ -96,10 +96,10 @@ class Trainer:
 
 
 def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    """A child Python that can import this module."""
+    """A child Python that can import this module. Unbuffered: a fork would print what it inherits a second time."""
     path = os.pathsep.join([str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        [sys.executable, "-u", "-W", "error", "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

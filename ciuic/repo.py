@@ -220,7 +220,9 @@ class Repo:
         stored = StoredSnapshot(self._store, snapshot)
 
         def component(name: str) -> StateNode | None:
-            return None if name == "rng" and rng is None and name in stored.pruned else stored.component(name)
+            # What was not asked for by name is no reason to refuse the rest.
+            unasked = name == "gradients" or (name == "rng" and rng is None)
+            return None if unasked and name in stored.pruned else stored.component(name)
 
         try:
             restore_state(component, objects, strict=strict, keys=keys, rng=rng)

@@ -49,7 +49,7 @@ class Following:
         self.store = store
         self.moving = threading.RLock()  # what one object commits and restores, it does in call order
         self.position = self.from_head()
-        self._attempt: tuple[str, str] | None = None
+        self._attempt: tuple[str, str, bool] | None = None  # branch, snapshot, whether HEAD goes along
         self._generation = store.generation
         _all.add(self)
 
@@ -87,10 +87,13 @@ class Following:
     def next_parent(self) -> str | None:
         """The parent of the next commit; None, and a word about it, when gc has collected it. Under the shared lock."""
         if self._attempt is not None:  # an interruption came between the log's record and this object's knowing of it
-            branch, snapshot_id = self._attempt
-            self._attempt = None
+            branch, snapshot_id, with_head = self._attempt
             if self.store.refs.value(HEADS + branch) == snapshot_id:
                 self.position = Position(branch, branch, snapshot_id, self.position.head)
+                if with_head:
+                    _say("A commit was interrupted: this run goes on on the new branch %s", branch)
+                    self._attach_head(branch)
+            self._attempt = None
         parent = self.position.parent
         if parent is None or self._generation == self.store.generation:
             return parent
@@ -108,7 +111,7 @@ class Following:
         here = self.position
         if here.branch is not None:
             full = HEADS + here.branch
-            self._attempt = here.branch, snapshot.id
+            self._attempt = here.branch, snapshot.id, False
             try:
                 record = self.store.refs.set(full, snapshot.id, action, expected=here.parent or NOTHING)
             except RefConflict:
@@ -123,33 +126,38 @@ class Following:
     def _leave(self, snapshot: Snapshot, action: str, reason: str, *, raced: bool = False) -> dict[str, LogRecord]:
         """Go on on a new branch, named after the point that was left, and say so."""
         here = self.position
-        name, record = self._new_branch(snapshot, action)
+        name, record = self._new_branch(snapshot, action, raced)
         records = {HEADS + name: record}
         _say("%s: this run goes on on the new branch %s", reason[0].upper() + reason[1:], name)
-        self._moved(Position(name, name, snapshot.id, here.head))
         # A lost race leaves HEAD with the winner; and whoever moved HEAD since decides where the next run resumes.
+        self.position = Position(name, name, snapshot.id, here.head)
         if not raced:
-            try:
-                moved = self.store.refs.set(
-                    HEAD,
-                    f"{SYMBOLIC}{HEADS}{name}",
-                    f"commit: attached to {name}",
-                    expected=here.head or NOTHING,
-                )
-                records[HEAD] = moved
-                self.position = replace(self.position, head=moved.new)
-            except RefConflict:
-                _say("HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name)
-            except CiuicError as error:  # the snapshot is durable all the same
-                _say("HEAD stays where it was (%s); `ciuic checkout %s` resumes this run", str(error), name)
+            records |= self._attach_head(name)
+        self._moved(self.position)
         return records
+
+    def _attach_head(self, name: str) -> dict[str, LogRecord]:
+        """HEAD goes along to a new branch; a failure is said, since the snapshot is durable all the same."""
+        here, value = self.position, f"{SYMBOLIC}{HEADS}{name}"
+        try:
+            if self.store.refs.value(HEAD) == value:  # done, and interrupted then
+                self.position = replace(here, head=value)
+                return {}
+            moved = self.store.refs.set(HEAD, value, f"commit: attached to {name}", expected=here.head or NOTHING)
+            self.position = replace(here, head=moved.new)
+            return {HEAD: moved}
+        except RefConflict:
+            _say("HEAD was moved meanwhile and stays; `ciuic checkout %s` resumes this run", name)
+        except CiuicError as error:
+            _say("HEAD stays where it was (%s); `ciuic checkout %s` resumes this run", str(error), name)
+        return {}
 
     def _moved(self, position: Position) -> None:
         self.position = position
         self._attempt = None
         self._generation = self.store.generation
 
-    def _new_branch(self, snapshot: Snapshot, action: str) -> tuple[str, LogRecord]:
+    def _new_branch(self, snapshot: Snapshot, action: str, raced: bool) -> tuple[str, LogRecord]:
         base = re.sub(r"-step-\d+(-\d+)?$", "", self.position.origin)
         if self.position.parent is not None:
             while not fits_limit(base, SUFFIX_ROOM):
@@ -160,7 +168,7 @@ class Following:
         number = 1
         while True:
             name = base if number == 1 and base != self.position.origin else f"{base}-{number + 1}"
-            self._attempt = name, snapshot.id
+            self._attempt = name, snapshot.id, not raced
             try:
                 return name, self.store.refs.set(HEADS + name, snapshot.id, action, expected=NOTHING)
             except RefConflict:

@@ -27,11 +27,12 @@ from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.refs import HEAD, HEADS, TAGS
 from ciuic.store.store import Store
 
-SELECTOR = re.compile(r"(?:(?P<ref>[^~^:]+)@)?(?P<what>step|best):(?P<value>[^~^:@]+)")
-NAME = re.compile(r"(?P<name>(?:(?!@\{)[^~^:])*)")
-SUFFIX = re.compile(r"~(?P<generations>[0-9]*)|\^(?P<parent>[0-9]*)|@\{(?P<when>[^}]*)\}")
-HEX = re.compile(r"[0-9a-f]{4,64}")
-AGO = re.compile(r"(?P<count>[0-9]{1,9}|an?)\s*(?P<unit>second|sec|minute|min|hour|day|week|month|year)s?(\s+ago)?")
+# Patterns as text: `re` compiles and keeps one when it is first used, and `ciuic log` uses none.
+SELECTOR = r"(?:(?P<ref>[^~^:]+)@)?(?P<what>step|best):(?P<value>[^~^:@]+)"
+NAME = r"(?P<name>(?:(?!@\{)[^~^:])*)"
+SUFFIX = r"~(?P<generations>[0-9]*)|\^(?P<parent>[0-9]*)|@\{(?P<when>[^}]*)\}"
+HEX = r"[0-9a-f]{4,64}"
+AGO = r"(?P<count>[0-9]{1,9}|an?)\s*(?P<unit>second|sec|minute|min|hour|day|week|month|year)s?(\s+ago)?"
 UNIT_S = {
     "second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86400, "week": 604800,
     "month": 30 * 86400, "year": 365 * 86400,
@@ -68,22 +69,22 @@ class _Resolver:
 
     def resolve(self) -> Resolved:
         text = self.revision
-        selector = SELECTOR.match(text)
+        selector = re.match(SELECTOR, text)
         branch = None
         if selector:
             snapshot = self.select(selector)
             rest = text[selector.end() :]
         else:
-            match = NAME.match(text)
+            match = re.match(NAME, text)
             name = match["name"] if match else ""
             rest = text[len(name) :]
-            when = SUFFIX.match(rest)
+            when = re.match(SUFFIX, rest)
             if when and when["when"] is not None:
                 snapshot = self.at(name, when["when"])
                 rest = rest[when.end() :]
             else:
                 snapshot, branch = self.named(name)
-        while (suffix := SUFFIX.match(rest)) is not None:
+        while (suffix := re.match(SUFFIX, rest)) is not None:
             if suffix["when"] is not None:
                 raise self.unknown("@{…} follows a branch's name")
             snapshot, branch = self.ancestor(snapshot, suffix), None
@@ -127,7 +128,7 @@ class _Resolver:
         return self.by_prefix(name), None
 
     def by_prefix(self, text: str) -> Snapshot:
-        if not HEX.fullmatch(text):
+        if not re.fullmatch(HEX, text):
             raise self.unknown(self.nearest(text))
         prefix, odd = bytes.fromhex(text[: len(text) // 2 * 2]), text[-1] if len(text) % 2 else ""
         found = [id for id in self.store.index.ids_with_prefix(prefix, odd, 100_000) if self.is_snapshot(id)]
@@ -272,7 +273,7 @@ def parse_age(text: str) -> timedelta | None:
     short = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", text)
     if short:
         return timedelta(seconds=int(short[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[short[2]])
-    match = AGO.fullmatch(text)
+    match = re.fullmatch(AGO, text)
     if not match:
         return None
     count = 1 if match["count"] in ("a", "an") else int(match["count"])

@@ -130,6 +130,7 @@ class _Reader:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.nodes = 0
+        self._trees: dict[bytes, Tree] = {}
 
     def _count(self, path: tuple[Key, ...]) -> None:
         # A few trees that hold each other many times over would never come to an end.
@@ -137,12 +138,19 @@ class _Reader:
         if self.nodes > MOST_NODES:
             raise DamagedData(f"{path_text(path)}: more than {MOST_NODES} trees below one component. Run `ciuic fsck`.")
 
+    def _tree(self, id: bytes) -> Tree:
+        """Each is read once, however many times it is held."""
+        tree = self._trees.get(id)
+        if tree is None:
+            tree = self._trees[id] = read_tree(self.store, id)
+        return tree
+
     def container(self, id: bytes, path: tuple[Key, ...], depth: int) -> Container:
         self._count(path)
         if depth > MAX_TREE_DEPTH:
             raise DamagedData(f"{path_text(path)}: trees nested more than {MAX_TREE_DEPTH} deep. Run `ciuic fsck`.")
         try:
-            tree = read_tree(self.store, id)
+            tree = self._tree(id)
         except DamageError as error:
             raise type(error)(f"{path_text(path)}: {error}") from error
         if tree.kind == "module":
@@ -158,7 +166,7 @@ class _Reader:
             name = f"{prefix}{key}"
             yield name, self.entry(entry, (*path, name), depth)
         for key, child in tree.modules:
-            below = read_tree(self.store, child)
+            below = self._tree(child)
             if below.kind != "module":
                 raise DamagedData(f"{path_text(path)}: {prefix}{key} is not a module. Run `ciuic fsck`.")
             yield from self.module(below, path, f"{prefix}{key}.", depth + 1)

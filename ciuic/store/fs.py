@@ -11,7 +11,6 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from ciuic.errors import ReadOnlyStorage, StorageError, StorageFull
@@ -20,23 +19,36 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-@contextlib.contextmanager
-def typed_errors(path: str) -> Iterator[None]:
+EXISTENCE = (FileNotFoundError, FileExistsError, BlockingIOError, NotADirectoryError, IsADirectoryError)
+
+
+class typed_errors:  # a class, since every file effect passes here
     """OSError → StorageFull, ReadOnlyStorage or StorageError. Errors of existence pass: callers handle them."""
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError, BlockingIOError, NotADirectoryError, IsADirectoryError):
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in FULL:
-            raise StorageFull(
-                f"{path}: {reason}. Nothing that was saved is lost. Free some space (`ciuic gc --dry-run` shows what "
-                "this repository could give back) and try again."
-            ) from error
-        if error.errno in READ_ONLY:
-            raise ReadOnlyStorage(f"{path}: {reason}. Make it writable, or work on a copy.") from error
-        raise StorageError(f"{path}: {reason}. Check the disk, then run `ciuic fsck`.") from error
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, EXISTENCE):
+            raise typed(error, self.path) from error
+
+
+def typed(error: OSError, path: str) -> StorageError:
+    """Our error for one of the operating system's."""
+    reason = error.strerror or str(error)
+    if error.errno in FULL:
+        return StorageFull(
+            f"{path}: {reason}. Nothing that was saved is lost. Free some space (`ciuic gc --dry-run` shows what "
+            "this repository could give back) and try again."
+        )
+    if error.errno in READ_ONLY:
+        return ReadOnlyStorage(f"{path}: {reason}. Make it writable, or work on a copy.")
+    return StorageError(f"{path}: {reason}. Check the disk, then run `ciuic fsck`.")
 
 
 class FileSystem:

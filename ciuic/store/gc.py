@@ -218,15 +218,23 @@ class _Collector:
     def _bury(self, marks: Marks, dead: set[str]) -> None:
         """Nobody may name a dead snapshot whose record stays, in a pack that lives on, while what it needs goes."""
         refs = self.store.refs
-        buried = refs.buried()
+        known = set(refs.buried())
+        for name in self.store.present:
+            known.update(id.hex() for id in self._snapshots(marks, name, live=True))
         for name in self.store.present - dead - self.fresh_packs:
-            with contextlib.suppress(DamagedData):
-                pack = self.store.pack(name)
-                live = {row.header.id for row in marks.live_rows(pack)}
-                for row in pack.rows:
-                    snapshot = row.header.id
-                    if row.header.kind is Kind.SNAPSHOT and snapshot not in live and snapshot.hex() not in buried:
-                        refs.bury(snapshot.hex())
+            for id in self._snapshots(marks, name):
+                if id.hex() not in known:
+                    refs.bury(id.hex())
+                    known.add(id.hex())
+
+    def _snapshots(self, marks: Marks, name: str, *, live: bool = False) -> list[bytes]:
+        """Ids of the snapshots in a pack; with ``live`` the marked ones; other packs may hold copies of those."""
+        try:
+            pack = self.store.pack(name)
+            rows = marks.live_rows(pack) if live else pack.rows
+        except DamagedData:
+            return []
+        return [row.header.id for row in rows if row.header.kind is Kind.SNAPSHOT]
 
     def _sweep(self, generation: int, dead: set[str]) -> None:
         store = self.store

@@ -9,8 +9,7 @@ trailer  64 bytes: magic, footer offset, footer length, BLAKE3 of the footer (wh
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ciuic.errors import DamagedData
 from ciuic.objects.ids import Kind, digest
@@ -36,8 +35,7 @@ PAGE_ALIGNED_FROM = 64 * 1024
 MOST_OBJECT_BYTES = 1 << 30  # of a tree or a snapshot: a damaged or hostile length must not allocate more
 
 
-@dataclass(frozen=True)
-class RecordHeader:
+class RecordHeader(NamedTuple):
     """What a record says of itself. ``stored_checksum`` is the BLAKE3 of the stored bytes."""
 
     kind: Kind
@@ -125,8 +123,7 @@ def decode_trailer(data: bytes, file_length: int, where: str) -> tuple[int, int,
     return offset, length, name
 
 
-@dataclass(frozen=True)
-class FooterRow:
+class FooterRow(NamedTuple):
     header: RecordHeader
     offset: int
 

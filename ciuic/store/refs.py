@@ -15,7 +15,7 @@ from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord, RefLog
 HEADS, TAGS, HEAD, PRUNES = "refs/heads/", "refs/tags/", "HEAD", "prunes"
 RESERVED = {"HEAD", "step", "best", "-"}
 NAME_LIMIT = 100
-FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-./]|[./]$|\.lock(/|$)|/\.|^@$")
+FORBIDDEN = r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-./]|[./]$|\.lock(/|$)|/\.|^@$"
 WHOLE = "*"
 
 
@@ -56,7 +56,7 @@ def is_name(name: str) -> bool:
 
 def check_name(name: str) -> str:
     """``name`` itself when it may name a branch or a tag; InvalidRefName otherwise."""
-    if not name or FORBIDDEN.search(name) or name != name.strip() or not fits_limit(name):
+    if not name or re.search(FORBIDDEN, name) or name != name.strip() or not fits_limit(name):
         raise InvalidRefName(
             f"{name!r} cannot name a branch or a tag. Use letters, digits, '.', '_', '-' and '/', "
             "without '..' and not starting with '-' or '.'."

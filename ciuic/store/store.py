@@ -259,12 +259,21 @@ class Store:
             if pack is not None:
                 self._open.move_to_end(name)
                 return pack
-        pack = Pack(self.fs, self.join("packs", f"{name}.pack"), name, self.repository_id)
+        pack = self._new_pack(name)
         with self._open_guard:
             self._open[name] = pack
             while len(self._open) > OPEN_PACKS:
                 self._open.popitem(last=False)
         return pack
+
+    def _pack_for(self, kind: Kind, name: str) -> Pack:
+        """The pack; for a snapshot, of which a pack mostly holds one, without making others close for it."""
+        if kind is Kind.SNAPSHOT and name not in self._open:
+            return self._new_pack(name)
+        return self.pack(name)
+
+    def _new_pack(self, name: str) -> Pack:
+        return Pack(self.fs, f"{self.path}/packs/{name}.pack", name, self.repository_id)
 
     def _close(self, name: str) -> None:
         """Open the pack anew next time: a damaged one may be replaced by an intact one of its name."""
@@ -309,7 +318,7 @@ class Store:
         damage: CiuicError | None = None
         if place is not None:
             try:
-                return self.pack(place.pack).raw(place.offset, place.stored_length, id)
+                return self._pack_for(kind, place.pack).raw(place.offset, place.stored_length, id)
             except DamagedData as error:
                 damage = error
                 self.forget(id)

@@ -61,6 +61,7 @@ class Following:
 
     def restored(self, snapshot: Snapshot, branch: str | None) -> None:
         """Go on from a restored snapshot: on its branch when it is the tip, on a new one otherwise."""
+        self._attempt = None
         here = self.from_head()
         candidate = branch or here.branch
         tip = self.store.refs.value(HEADS + candidate) if candidate else None
@@ -73,6 +74,7 @@ class Following:
 
     def head_moved(self, origin: str | None = None) -> None:
         """HEAD was moved by this object: follow it."""
+        self._attempt = None
         before = self.position
         here = self.from_head()
         named = origin or (before.branch or before.origin)

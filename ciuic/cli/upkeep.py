@@ -61,7 +61,7 @@ def gc_command(session: Session, dry_run: bool, expire: timedelta | None, trust_
 
 def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
     would = "Would free" if report.dry_run else "Freed"
-    packs = [(report.freed_packs, "removed"), (report.repacked_packs, "rewritten without their dead part")]
+    packs = [(report.freed_packs, "removed"), (report.repacked_packs, "rewritten without what is dead")]
     details = ", ".join(f"{humane.count(number, 'pack')} {what}" for number, what in packs if number)
     yield session.paint(f"{would} {humane.size(max(report.freed_bytes, 0))}", "bold") + (
         f": {details}" if details else ""

@@ -77,9 +77,11 @@ class Tree:
 
 
 def stored_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor's row-major storage."""
-    per_byte = PACKED_ELEMENTS.get(dtype, 1)
-    return -(-math.prod(shape) // per_byte) * DTYPE_WIDTHS[dtype]
+    """Bytes of a tensor's row-major storage. Where a byte holds several elements, each row begins with a new byte."""
+    if dtype in PACKED_ELEMENTS:
+        rows, row = math.prod(shape[:-1]), shape[-1] if shape else 1
+        return rows * -(-row // PACKED_ELEMENTS[dtype])
+    return math.prod(shape) * DTYPE_WIDTHS[dtype]
 
 
 def chunk_count(nbytes: int, chunk_size: int) -> int:
@@ -215,5 +217,5 @@ def _is_quantizer(value: Any, dimensions: int) -> bool:
         and isinstance(zero_point, list)
         and len(scale) == len(zero_point)
         and all(type(each) is float for each in scale)
-        and all(type(each) is int for each in zero_point)
+        and any(all(type(each) is kind for each in zero_point) for kind in (int, float))
     )

@@ -9,8 +9,10 @@ import torch
 from ciuic.errors import UnsupportedState
 from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS, element_width
 from ciuic.objects.state_tree import Tensor, TensorSource
+from ciuic.objects.tree import stored_nbytes
 
 PIECE_BYTES = 16 << 20
+FLOAT_SCALES = "per_channel_affine_float_qparams"
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -96,11 +98,9 @@ def tensor_leaf(tensor: torch.Tensor, path: str, *, array: str = "torch") -> Ten
 
 def _quantized_leaf(tensor: torch.Tensor, name: str, shape: tuple[int, ...], path: str) -> Tensor:
     scheme = str(tensor.qscheme()).removeprefix("torch.")
-    if name in PACKED_ELEMENTS:
-        raise UnsupportedState(f"{path} has the packed dtype {name}. Pass its integer representation and its scales.")
     if scheme in ("per_tensor_affine", "per_tensor_symmetric"):
         quantizer: dict[str, Any] = {"scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
-    elif scheme in ("per_channel_affine", "per_channel_symmetric"):
+    elif scheme in ("per_channel_affine", "per_channel_symmetric", FLOAT_SCALES):
         quantizer = {
             "scale": tensor.q_per_channel_scales().tolist(),
             "zero_point": tensor.q_per_channel_zero_points().tolist(),
@@ -108,8 +108,15 @@ def _quantized_leaf(tensor: torch.Tensor, name: str, shape: tuple[int, ...], pat
         }
     else:
         raise UnsupportedState(f"{path} is quantised by {scheme}. Pass its integer representation and its scales.")
-    integers = LiveTensor(tensor.int_repr())
-    return Tensor(name, shape, integers, quantizer={"scheme": scheme, **quantizer})
+    integers = tensor.int_repr() if name not in PACKED_ELEMENTS else _memory(tensor)
+    if name in PACKED_ELEMENTS and integers.numel() != stored_nbytes(name, shape):
+        raise UnsupportedState(f"{path} is a view into a tensor of the packed dtype {name}. Pass a copy of it.")
+    return Tensor(name, shape, LiveTensor(integers), quantizer={"scheme": scheme, **quantizer})
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    """All the memory of a tensor as uint8: packed dtypes have no other view."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def copy_bytes(source: TensorSource, target: memoryview, start: int = 0) -> None:
@@ -134,15 +141,24 @@ def to_torch(node: Tensor) -> torch.Tensor:
 
 
 def _to_quantized(node: Tensor) -> torch.Tensor:
-    integer_dtype = {"qint8": torch.int8, "quint8": torch.uint8, "qint32": torch.int32}[node.dtype]
-    integers = torch.empty(node.shape, dtype=integer_dtype, device="cpu")
-    copy_bytes(node.source, byte_view(integers))
-    quantizer = node.quantizer
+    quantizer, dtype = node.quantizer, torch_dtype(node.dtype)
+    scale, zero_point = quantizer["scale"], quantizer["zero_point"]
     if "axis" not in quantizer:
-        return torch._make_per_tensor_quantized_tensor(integers, quantizer["scale"], quantizer["zero_point"])
-    scales = torch.tensor(quantizer["scale"], dtype=torch.float64, device="cpu")
-    zero_points = torch.tensor(quantizer["zero_point"], dtype=torch.int64, device="cpu")
-    return torch._make_per_channel_quantized_tensor(integers, scales, zero_points, quantizer["axis"])
+        tensor = torch._empty_affine_quantized(
+            node.shape, scale=scale, zero_point=zero_point, dtype=dtype, device="cpu"
+        )
+    else:
+        floats = quantizer["scheme"] == FLOAT_SCALES
+        tensor = torch._empty_per_channel_affine_quantized(
+            node.shape,
+            scales=torch.tensor(scale, dtype=torch.float32 if floats else torch.float64, device="cpu"),
+            zero_points=torch.tensor(zero_point, dtype=torch.float32 if floats else torch.int64, device="cpu"),
+            axis=quantizer["axis"],
+            dtype=dtype,
+            device="cpu",
+        )
+    copy_bytes(node.source, byte_view(_memory(tensor)))
+    return tensor
 
 
 def fill(live: torch.Tensor, node: Tensor) -> None:
@@ -151,7 +167,10 @@ def fill(live: torch.Tensor, node: Tensor) -> None:
     if live.numel() == 0:
         return
     if live.is_quantized:
-        live.copy_(to_torch(node))
+        if node.dtype in PACKED_ELEMENTS:
+            _memory(live).copy_(_memory(to_torch(node)))
+        else:
+            live.copy_(to_torch(node))
         return
     if not live.is_contiguous() or live.is_conj() or live.is_neg():
         bytewise = live.element_size() == 1  # torch cannot copy int1 … uint7; as bytes it can

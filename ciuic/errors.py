@@ -21,7 +21,9 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── ClockDisagrees
     ├── InvalidImport
     │   └── UnsafePath
-    └── DemoFailed
+    ├── DemoFailed
+    └── BackgroundError
+        ├── TornSnapshot          ├── SnapshotSkipped       ├── SnapshotTimeout       └── WriterFailed
 """
 
 from __future__ import annotations
@@ -219,3 +221,38 @@ class UnsafePath(InvalidImport):
 class DemoFailed(CiuicError):
     kind = "demo-failed"
     exit_code = 90
+
+
+class BackgroundError(CiuicError):
+    """A snapshot taken with ``wait=False`` did not come about. Training goes on; earlier snapshots are as they were."""
+
+    kind = "background"
+    exit_code = 100
+
+
+class TornSnapshot(BackgroundError):
+    """State changed while it was being copied, outside an optimizer's step; the copy was dropped."""
+
+    kind = "torn-snapshot"
+    exit_code = 101
+
+
+class SnapshotSkipped(BackgroundError):
+    """Every slot was in use, and the caller would rather skip than wait."""
+
+    kind = "snapshot-skipped"
+    exit_code = 102
+
+
+class SnapshotTimeout(BackgroundError):
+    """What was waited for did not end in time; it may still."""
+
+    kind = "snapshot-timeout"
+    exit_code = 103
+
+
+class WriterFailed(BackgroundError):
+    """The writer process died, or had to be killed, again and again over the same snapshot."""
+
+    kind = "writer-failed"
+    exit_code = 104

@@ -11,14 +11,16 @@ RANKS = {
     "objects": 1, "codec": 1,
     "store": 2,
     "commit": 3, "restore": 3, "state": 3,
-    "history": 4, "interchange": 4,
-    "repo": 5,
-    "snapshot": 6,
-    "demo": 7,
-    "cli": 8,
-    "__init__": 9, "__main__": 9,
+    "history": 4, "interchange": 4, "capture": 4,
+    "writer": 5,
+    "background": 6,
+    "repo": 7,
+    "snapshot": 8,
+    "demo": 9,
+    "cli": 10,
+    "__init__": 11, "__main__": 11,
 }  # fmt: skip
-HEAVY_ROOMS = {"state", "interchange", "demo"}
+HEAVY_ROOMS = {"state", "capture", "interchange", "demo"}
 HEAVY_FILES = {
     "history/diff.py", "history/leaves.py", "history/module_changes.py", "history/tensor_change.py",
     "history/tensor_statistics.py",
@@ -85,7 +87,7 @@ def test_imports_go_down_or_stay_in_the_room():
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "safetensors"])
 def test_tensors_stay_in_their_rooms(package):
-    """Only ``state``, the numeric part of ``history``, ``interchange`` and ``demo`` know torch and numpy."""
+    """Only ``state``, ``capture``, the numeric part of ``history``, ``interchange`` and ``demo`` know torch and numpy."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path, tree in parsed()

@@ -1,0 +1,1 @@
+"""The process that stores staged snapshots and outlives the trainer; knows no torch."""

@@ -1,0 +1,86 @@
+"""``PendingSnapshot``: a snapshot on its way, and what became of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ciuic.errors import CiuicError, SnapshotTimeout
+from ciuic.objects.snapshot import Snapshot
+
+
+class PendingSnapshot:
+    """What ``commit(wait=False)`` returns. Its methods may be called from any thread.
+
+    First the copy is *staged*: complete, in the hands of the writer process, safe from the death of this one.
+    Then the snapshot is *done*: durable, the branch points to it.
+    """
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step = step
+        self._staged = threading.Event()
+        self._done = threading.Event()
+        self._snapshot: Snapshot | None = None
+        self._error: CiuicError | None = None
+        self._after: list[Callable[[PendingSnapshot], None]] = []
+        self._guard = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "staging" if not self._staged.is_set() else "staged" if not self.done() else repr(self._error or "done")
+        return f"PendingSnapshot(step={self.step}, {state})"
+
+    def staged(self, timeout: float | None = None) -> bool:
+        """Wait until the copy is complete, at most ``timeout`` seconds. True: the snapshot survives this process.
+
+        False: not within ``timeout``, or there is nothing to survive (``exception()`` tells).
+        """
+        self._staged.wait(timeout)
+        return self._staged.is_set() and (self._error is None)
+
+    def done(self) -> bool:
+        """Whether it has ended, well or badly."""
+        return self._done.is_set()
+
+    def result(self, timeout: float | None = None) -> Snapshot:
+        """The durable snapshot. Raises what went wrong; SnapshotTimeout after ``timeout`` seconds (it goes on)."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        assert self._snapshot is not None
+        return self._snapshot
+
+    def exception(self, timeout: float | None = None) -> CiuicError | None:
+        """What went wrong, None if nothing; SnapshotTimeout after ``timeout`` seconds."""
+        if not self._done.wait(timeout):
+            raise SnapshotTimeout(f"The snapshot of step {self.step} is still being written. Wait longer; it goes on.")
+        return self._error
+
+    # For those who bring it about.
+
+    def set_staged(self) -> None:
+        self._staged.set()
+
+    def set_result(self, snapshot: Snapshot) -> None:
+        self._end(snapshot, None)
+
+    def set_exception(self, error: CiuicError) -> None:
+        self._end(None, error)
+
+    def _end(self, snapshot: Snapshot | None, error: CiuicError | None) -> None:
+        with self._guard:
+            if self._done.is_set():
+                return
+            self._snapshot, self._error = snapshot, error
+            self._done.set()
+            self._staged.set()
+            after, self._after = self._after, []
+        for call in after:
+            call(self)
+
+    def add_done_callback(self, call: Callable[[PendingSnapshot], None]) -> None:
+        """``call(self)`` when it has ended: in the thread that ends it, or now."""
+        with self._guard:
+            if not self._done.is_set():
+                self._after.append(call)
+                return
+        call(self)

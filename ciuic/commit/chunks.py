@@ -30,6 +30,8 @@ class _Chunk(NamedTuple):
 class BytesSource:
     """A TensorSource over bytes in memory."""
 
+    stable = True
+
     def __init__(self, data: bytes) -> None:
         self.data = data
 
@@ -96,10 +98,12 @@ class ChunkWriter:
             yield start, min(start + self.chunk_size, nbytes)
 
     def _prepare(self, source: TensorSource, start: int, stop: int) -> _Chunk:
-        # A private copy: another thread may write to live memory between the hash and the write.
-        raw = bytes(source.read(start, stop))
+        raw = source.read(start, stop)
+        if not source.stable:
+            # A private copy: another thread may write to live memory between the hash and the write.
+            raw = bytes(raw)
         id = digest(raw)
         if id in self.session or self.store.known(id):
-            return _Chunk(id, len(raw), Codec.RAW, None)
+            return _Chunk(id, stop - start, Codec.RAW, None)
         codec, stored = encode(raw)
-        return _Chunk(id, len(raw), codec, stored)
+        return _Chunk(id, stop - start, codec, stored)

@@ -18,7 +18,10 @@ from ciuic.store.store import Store, log_mark
 
 @dataclass(frozen=True)
 class Details:
-    """What a snapshot says besides its components."""
+    """What a snapshot says besides its components.
+
+    ``timestamp``: None for the moment at which it is written. ``cost``: seconds by name, those that the caller knows.
+    """
 
     step: int | None = None
     epoch: int | None = None
@@ -28,6 +31,8 @@ class Details:
     parents: tuple[str, ...] = ()
     contains: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    timestamp: datetime | None = None
+    cost: dict[str, float] = field(default_factory=dict)
 
 
 MoveRef = Callable[[Snapshot], Mapping[str, LogRecord]]
@@ -53,7 +58,7 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
                 id="",
                 step=details.step,
                 epoch=details.epoch,
-                timestamp=datetime.now(timezone.utc),
+                timestamp=details.timestamp or datetime.now(timezone.utc),
                 message=details.message,
                 metrics=details.metrics,
                 config=details.config,
@@ -63,6 +68,7 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
                 raw_bytes=trees.raw_bytes,
                 added_bytes=session.stored_bytes,
                 versions=details.versions,
+                cost={name: float(seconds) for name, seconds in details.cost.items()},
             )
             raw = encode_snapshot(snapshot)
             snapshot_id = object_id(Kind.SNAPSHOT, raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -23,6 +24,9 @@ class Snapshot:
     ``id``: 64 hex digits. ``tree``: component name → hex id of its tree. ``contains``: the completeness list, finer
     than the components ("rng.torch"). ``raw_bytes``: bytes of tensors and values by component, before dedup and coding.
     ``added_bytes``: stored bytes that this commit added for chunks and trees. ``versions``: of what wrote it.
+    ``cost``: what taking it cost, in seconds, each where it was measured: "call" (the training thread, inside commit),
+    "fence" (an optimizer step waited for the copy), "copy", "encode" (hash, look up and encode, summed over threads),
+    "write" (append and sync).
     """
 
     id: str
@@ -38,6 +42,7 @@ class Snapshot:
     raw_bytes: dict[str, int]
     added_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -62,6 +67,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
             "raw_bytes": snapshot.raw_bytes,
             "added_bytes": snapshot.added_bytes,
             "versions": snapshot.versions,
+            "cost": snapshot.cost,
         }
     )
 
@@ -84,8 +90,10 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
     _check("texts", str, [value["message"], *value["contains"], *value["versions"].values()])
     _check("sizes", int, [*value["raw_bytes"].values(), value["added_bytes"], value["time"]])
     _check("step and epoch", int, [number for number in (value["step"], value["epoch"]) if number is not None])
-    _check("metrics", float, value["metrics"].values())
+    _check("metrics and costs", float, [*value["metrics"].values(), *value["cost"].values()])
     _check("config", dict, [config])
+    if not all(map(math.isfinite, value["cost"].values())):
+        raise ValueError("a cost that is not finite")
     return Snapshot(
         id=id.hex(),
         step=value["step"],
@@ -100,6 +108,7 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
         raw_bytes={name: value["raw_bytes"][name] for name in _in_order(value["raw_bytes"])},
         added_bytes=value["added_bytes"],
         versions=dict(value["versions"]),
+        cost=dict(value["cost"]),
     )
 
 

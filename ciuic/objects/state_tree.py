@@ -23,6 +23,11 @@ class TensorSource(Protocol):
     @property
     def nbytes(self) -> int: ...
 
+    @property
+    def stable(self) -> bool:
+        """The bytes stay as they are while a commit reads them; it copies those of any other source first."""
+        ...
+
     def read(self, start: int, stop: int) -> Any:
         """Bytes ``[start, stop)`` as a contiguous buffer (bytes-like, ``stop - start`` long), read-only to the caller.
 

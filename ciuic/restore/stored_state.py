@@ -29,6 +29,8 @@ class StoredChunks:
     MOST_HELD_PACKS in a process a chunk is looked up anew when it is read, since descriptors are few.
     """
 
+    stable = True
+
     def __init__(self, store: Store, path: str, nbytes: int, chunk_size: int, chunks: tuple[bytes, ...]) -> None:
         self.store = store
         self.path = path

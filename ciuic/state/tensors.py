@@ -30,6 +30,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 class LiveTensor:
     """A TensorSource over a live strided tensor: nothing is copied until it is read."""
 
+    stable = False
+
     def __init__(self, tensor: torch.Tensor) -> None:
         self.width = element_width(dtype_name(tensor.dtype))
         # torch cannot copy int1 … uint7; as bytes it can.

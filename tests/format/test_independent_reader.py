@@ -77,6 +77,7 @@ def test_it_reads_optimizer_values_and_details(history):
     assert extra["n"] == 2**70 and extra["t"] == (1, "a", None) and extra["long"] == "x" * 10_000
     assert extra["z"] == 1 + 2j and extra["m"] == {3: b"\0", "k": [1.5, True]}
     assert snapshot["metrics"] == {"loss": -1.5}
+    assert all(isinstance(seconds, float) for seconds in snapshot["cost"].values())
 
 
 def test_both_storages_are_met(history):

@@ -1,6 +1,7 @@
 """Trees and snapshots: round trips, and hostile bytes."""
 
 import dataclasses
+import math
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -152,6 +153,7 @@ def snapshot(**changes):
         "raw_bytes": {"model": 10, "optimizer": 20, "another": 3},
         "added_bytes": 12,
         "versions": {"ciuic": "0.1.0"},
+        "cost": {"call": 0.004, "write": 1.5},
     }
     return Snapshot(**{**values, **changes})
 
@@ -205,6 +207,11 @@ def test_a_tree_cannot_pose_as_a_chunk():
         {"raw_bytes": {"model": 1.5}},
         {"added_bytes": None},
         {"versions": {"a": 1}},
+        {"cost": {"call": 1}},
+        {"cost": {"call": math.inf}},
+        {"cost": {"call": math.nan}},
+        {"cost": [1.5]},
+        {"cost": None},
     ],
 )
 def test_hostile_snapshots_are_refused(change):
@@ -214,7 +221,7 @@ def test_hostile_snapshots_are_refused(change):
         decode_snapshot(encode(value), bytes(32))
 
 
-@pytest.mark.parametrize("name", ["step", "time", "message", "config", "parents", "components", "contains"])
+@pytest.mark.parametrize("name", ["step", "time", "message", "config", "parents", "components", "contains", "cost"])
 def test_a_missing_field_is_refused(name):
     """Each field has to be there."""
     value = decode(encode_snapshot(snapshot()))

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ciuic.errors import CiuicError, DamageError, RefConflict
@@ -30,6 +31,15 @@ class Position:
     head: str | None
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A branch's move to a snapshot that may have come about or not; ``with_head``: HEAD is to go along."""
+
+    branch: str
+    snapshot: str
+    with_head: bool
+
+
 _all: weakref.WeakSet[Following] = weakref.WeakSet()
 
 
@@ -49,7 +59,8 @@ class Following:
         self.store = store
         self.moving = threading.RLock()  # what one object commits and restores, it does in call order
         self.position = self.from_head()
-        self._attempt: tuple[str, str, bool] | None = None  # branch, snapshot, whether HEAD goes along
+        self.attempt: Attempt | None = None  # the last move, unless its end is known
+        self.before_moving: Callable[[Attempt], None] | None = None
         self._generation = store.generation
         _all.add(self)
 
@@ -61,7 +72,7 @@ class Following:
 
     def restored(self, snapshot: Snapshot, branch: str | None) -> None:
         """Go on from a restored snapshot: on its branch when it is the tip, on a new one otherwise."""
-        self._attempt = None
+        self.attempt = None
         here = self.from_head()
         candidate = branch or here.branch
         tip = self.store.refs.value(HEADS + candidate) if candidate else None
@@ -74,7 +85,7 @@ class Following:
 
     def head_moved(self, origin: str | None = None) -> None:
         """HEAD was moved by this object: follow it."""
-        self._attempt = None
+        self.attempt = None
         before = self.position
         here = self.from_head()
         named = origin or (before.branch or before.origin)
@@ -86,16 +97,42 @@ class Following:
         if here.branch == branch or (here.branch is None and here.origin == branch and here.parent == snapshot_id):
             self.position = replace(here, branch=branch, parent=snapshot_id)
 
+    def settle(self) -> str | None:
+        """After an interruption between the log's record and this object's knowing of it: under the shared lock.
+
+        When the branch's log holds the attempted snapshot, it is durable on return, this object is on it, and its id
+        is returned. None when there was no attempt, or nothing came of it.
+        """
+        attempt = self.attempt
+        if attempt is None or self.store.refs.suspect:  # a log whose sync failed says nothing yet
+            return None
+        full = HEADS + attempt.branch
+        if all(record.new != attempt.snapshot for record in reversed(self.store.refs.records(full))):
+            self.attempt = None
+            return None
+        self._make_durable(full)
+        elsewhere = attempt.branch != self.position.branch
+        self.position = Position(attempt.branch, attempt.branch, attempt.snapshot, self.position.head)
+        if elsewhere:
+            _say("A commit was interrupted: this run goes on on the new branch %s", attempt.branch)
+        if attempt.with_head:
+            self._attach_head(attempt.branch)
+        self.attempt = None
+        return attempt.snapshot
+
+    def _make_durable(self, full: str) -> None:
+        """Whoever wrote the log's last record may have died before its sync."""
+        fs, path = self.store.fs, self.store.refs.log(full).path
+        descriptor = fs.open(path, write=True)
+        try:
+            fs.sync(descriptor, path)
+        finally:
+            fs.close(descriptor)
+        fs.sync_folder(os.path.dirname(path))
+
     def next_parent(self) -> str | None:
         """The parent of the next commit; None, and a word about it, when gc has collected it. Under the shared lock."""
-        if self._attempt is not None:  # an interruption came between the log's record and this object's knowing of it
-            branch, snapshot_id, with_head = self._attempt
-            if self.store.refs.value(HEADS + branch) == snapshot_id:
-                self.position = Position(branch, branch, snapshot_id, self.position.head)
-                if with_head:
-                    _say("A commit was interrupted: this run goes on on the new branch %s", branch)
-                    self._attach_head(branch)
-            self._attempt = None
+        self.settle()
         parent = self.position.parent
         if parent is None or self._generation == self.store.generation:
             return parent
@@ -113,11 +150,11 @@ class Following:
         here = self.position
         if here.branch is not None:
             full = HEADS + here.branch
-            self._attempt = here.branch, snapshot.id, False
+            self._begin(Attempt(here.branch, snapshot.id, False))
             try:
                 record = self.store.refs.set(full, snapshot.id, action, expected=here.parent or NOTHING)
             except RefConflict:
-                self._attempt = None
+                self.attempt = None
                 if self.store.refs.value(full) is None:
                     return self._leave(snapshot, action, f"the branch {here.branch} was deleted")
                 return self._leave(snapshot, action, f"another process has moved {here.branch}", raced=True)
@@ -154,9 +191,14 @@ class Following:
             _say("HEAD stays where it was (%s); `ciuic checkout %s` resumes this run", str(error), name)
         return {}
 
+    def _begin(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        if self.before_moving is not None:
+            self.before_moving(attempt)
+
     def _moved(self, position: Position) -> None:
         self.position = position
-        self._attempt = None
+        self.attempt = None
         self._generation = self.store.generation
 
     def _new_branch(self, snapshot: Snapshot, action: str, raced: bool) -> tuple[str, LogRecord]:
@@ -170,7 +212,7 @@ class Following:
         number = 1
         while True:
             name = base if number == 1 and base != self.position.origin else f"{base}-{number + 1}"
-            self._attempt = name, snapshot.id, not raced
+            self._begin(Attempt(name, snapshot.id, not raced))
             try:
                 return name, self.store.refs.set(HEADS + name, snapshot.id, action, expected=NOTHING)
             except RefConflict:

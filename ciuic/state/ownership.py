@@ -49,13 +49,14 @@ def ordered_leaves(components: Mapping[str, StateNode], model: Any, optimizer: A
         if id(parameter) in of_modules and _is_plain(parameter)
     }
 
-    found: set[int] = set()
-    for leaf, tensor in _leaves(components.get("model")):
-        if _memory(tensor) in trained and _storage(tensor) not in restless:
-            found.add(id(leaf))
+    found = {
+        id(leaf)
+        for leaf, tensor, storage in _leaves(components.get("model"))
+        if storage not in restless and _memory(tensor) in trained
+    }
     for one, node in _optimizer_nodes(optimizer, components.get("optimizer")):
         if id(one) in ordered:
-            found.update(id(leaf) for leaf, tensor in _leaves(node.get("state")) if _storage(tensor) not in restless)
+            found.update(id(leaf) for leaf, _, storage in _leaves(node.get("state")) if storage not in restless)
     return found
 
 
@@ -125,16 +126,20 @@ def _optimizer_nodes(value: Any, node: StateNode | None) -> Iterator[tuple[torch
             yield from _optimizer_nodes(child, below)
 
 
-def _leaves(node: StateNode | None) -> Iterator[tuple[Tensor, torch.Tensor]]:
-    """The leaves below that are live tensors, as they were captured, with their tensors."""
-    if isinstance(node, Container):
-        for _, child in node.items:
-            if isinstance(child, Container):
-                yield from _leaves(child)
-            elif isinstance(child, Tensor) and child.array == "torch" and child.quantizer is None:
-                source = child.source
-                if isinstance(source, LiveTensor) and _is_plain(source.tensor):
-                    yield child, source.tensor
+def _leaves(node: StateNode | None) -> list[tuple[Tensor, torch.Tensor, int]]:
+    """The leaves below that are live tensors, as they were captured, with their tensors and storages."""
+    found = []
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Container):
+            waiting += [child for _, child in node.items]
+        elif isinstance(node, Tensor) and node.array == "torch" and node.quantizer is None:
+            if isinstance(node.source, LiveTensor):
+                tensor = node.source.tensor  # strided: capture takes no other
+                if tensor.is_cpu or tensor.is_cuda:
+                    found.append((node, tensor, tensor.untyped_storage().data_ptr()))
+    return found
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -152,6 +157,5 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What is the same for two tensors with exactly the same elements, whatever their dtype is called."""
-    storage = tensor.untyped_storage().data_ptr()
-    return storage, tensor.data_ptr(), tensor.element_size(), tensor.shape, tensor.stride()
+    """What is the same for two tensors of one storage with exactly the same elements, whatever their dtype's name."""
+    return tensor.data_ptr(), tensor.element_size(), tensor.shape, tensor.stride()

@@ -134,11 +134,10 @@ def _leaves(node: StateNode | None) -> list[tuple[Tensor, torch.Tensor, int]]:
         node = waiting.pop()
         if isinstance(node, Container):
             waiting += [child for _, child in node.items]
-        elif isinstance(node, Tensor) and node.array == "torch" and node.quantizer is None:
-            if isinstance(node.source, LiveTensor):
-                tensor = node.source.tensor  # strided: capture takes no other
-                if tensor.is_cpu or tensor.is_cuda:
-                    found.append((node, tensor, tensor.untyped_storage().data_ptr()))
+        elif isinstance(node, Tensor) and isinstance(node.source, LiveTensor):
+            tensor = node.source.tensor  # strided: capture takes no other
+            if node.array == "torch" and node.quantizer is None and (tensor.is_cpu or tensor.is_cuda):
+                found.append((node, tensor, tensor.untyped_storage().data_ptr()))
     return found
 
 

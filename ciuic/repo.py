@@ -6,10 +6,12 @@ import contextlib
 import operator
 import os
 import sys
+import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ciuic.errors import (
     DamageError,
@@ -30,25 +32,43 @@ from ciuic.store.refs import HEADS, TAGS, WHOLE, Head
 from ciuic.store.store import Store
 
 if TYPE_CHECKING:
+    from ciuic.background import Background, Priority, WhenBusy
+    from ciuic.commit.pipeline import Details
     from ciuic.history.diff import Diff
     from ciuic.history.statistics import Stats
     from ciuic.state.lazy import LazyState
     from ciuic.state.plan import KeyFilter
     from ciuic.store.fsck import FsckReport, Progress
     from ciuic.store.gc import GcReport
+    from ciuic.writer.pending import PendingSnapshot
 
 
 class Repo:
     """A repository of snapshots. Opening it reads HEAD once; commits follow the branch found there.
 
     Every method raises ``ciuic.CiuicError`` or a child of it. Methods may be called from several threads and
-    processes; commits of one object publish in call order.
+    processes; commits of one object publish in call order. Snapshots taken with ``wait=False`` are written by a
+    process of their own, which ``close()`` or leaving a ``with`` block ends; a program's end does it too.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open an existing repository; NotARepository, UnsupportedFormat otherwise."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        slots: int = 2,
+        priority: Priority = "normal",
+        writer_timeout: float = 30.0,
+    ) -> None:
+        """Open an existing repository; NotARepository, UnsupportedFormat otherwise.
+
+        For ``wait=False``: ``slots`` copies of the state may wait in memory at a time; ``priority`` "low" gives the
+        writer what the CPU and the disk have to spare; a writer without a sign of life for ``writer_timeout`` seconds
+        (or without progress for ten times that) is killed and started anew, up to three times a snapshot.
+        """
         self._store = Store(os.fspath(path))
         self._following = Following(self._store)
+        self._background_options: dict[str, Any] = {"slots": slots, "priority": priority, "timeout": writer_timeout}
+        self._engine: Background | None = None
         self.path = self._store.path
         if "torch" in sys.modules:
             from ciuic.state.gradients import watch
@@ -58,30 +78,46 @@ class Repo:
     def __repr__(self) -> str:
         return f"Repo({self.path!r})"
 
+    def __enter__(self) -> Repo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @staticmethod
-    def init(path: str | os.PathLike[str], *, chunk_size: int | None = None) -> Repo:
+    def init(path: str | os.PathLike[str], *, chunk_size: int | None = None, **options: Any) -> Repo:
         """Make a repository in a new or empty folder (durable on return) and open it; RepositoryExists if it is one.
 
-        ``chunk_size``: bytes, 1 MiB by default.
+        ``chunk_size``: bytes, 1 MiB by default. ``options``: those of ``Repo``.
         """
         Store.create(os.fspath(path), chunk_size=chunk_size)
-        return Repo(path)
+        return Repo(path, **options)
 
     @staticmethod
-    def open(path: str | os.PathLike[str], create: bool = False) -> Repo:
-        """Open a repository, making it first when ``create`` is true and there is none."""
+    def open(path: str | os.PathLike[str], create: bool = False, **options: Any) -> Repo:
+        """Open a repository; with ``create`` make it first if there is none. ``options``: as for ``Repo``."""
         try:
-            return Repo(path)
+            return Repo(path, **options)
         except NotARepository:
             if not create:
                 raise
         with contextlib.suppress(RepositoryExists):  # another process was faster
             Store.create(os.fspath(path))
-        return Repo(path)
+        return Repo(path, **options)
 
     # Saving
 
+    @overload
     def commit(
+        self, model: Any = ..., optimizer: Any = ..., *, wait: Literal[True] = ..., **details: Any
+    ) -> Snapshot: ...
+
+    @overload
+    def commit(
+        self, model: Any = ..., optimizer: Any = ..., *, wait: Literal[False], **details: Any
+    ) -> PendingSnapshot: ...
+
+    def commit(  # type: ignore[misc]  # the overloads leave the other keywords to this signature
         self,
         model: Any = None,
         optimizer: Any = None,
@@ -95,7 +131,10 @@ class Repo:
         metrics: Mapping[str, Any] | None = None,
         config: Mapping[str, Plain] | None = None,
         rng: bool = True,
-    ) -> Snapshot:
+        wait: bool = True,
+        when_busy: WhenBusy = "wait",
+        busy_timeout: float | None = None,
+    ) -> Snapshot | PendingSnapshot:
         """Save a snapshot; on return it is durable and the branch points to it. On any error the branch is as it was.
 
         ``model``, ``optimizer``, ``scheduler`` and ``scaler`` are each one object with ``state_dict`` and
@@ -104,23 +143,30 @@ class Repo:
         is false; gradients only while they are being accumulated. A process that lost a race for the branch, or
         restored an older snapshot, goes on on a new branch and logs a warning that names it.
         Raises UnsupportedState, naming the path of what cannot be stored; StorageFull, ReadOnlyStorage, StorageError.
+
+        ``wait=False`` returns in milliseconds a PendingSnapshot: what only a step of ``optimizer`` changes is copied
+        while training goes on, the next step of any torch optimizer waits for what is left of the copy, and another
+        process stores it. Change such state in any other way (by hand, ``load_state_dict``, an optimizer that
+        bypasses torch's hooks) only after ``fence()``. With every slot in use it waits for one (at most
+        ``busy_timeout`` seconds, if given), or with ``when_busy="skip"`` does not; what is skipped ends as
+        SnapshotSkipped. Only UnsupportedState is raised at once; a later failure is logged, counted in ``counts``
+        and raised by the PendingSnapshot.
         """
         from ciuic.state.capture import capture_state
         from ciuic.state.gradients import watch
 
+        began = time.perf_counter()
         watch()
         captured = capture_state(
             model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng
         )
-        return self.commit_components(
-            captured.components,
-            captured.contains,
-            step=step,
-            epoch=epoch,
-            message=message,
-            metrics=metrics,
-            config=config,
-        )
+        details = _details(captured.contains, step, epoch, message, metrics, config)
+        if wait:
+            return self._commit(captured.components, details)
+        return self._commit_later(
+            captured.components, details, model, optimizer,
+            when_busy=when_busy, busy_timeout=busy_timeout, began=began,
+        )  # fmt: skip
 
     def commit_components(
         self,
@@ -134,26 +180,113 @@ class Repo:
         config: Mapping[str, Plain] | None = None,
     ) -> Snapshot:
         """``commit`` for state trees that somebody else has made, an import for example."""
-        from ciuic.commit.pipeline import Details, commit_snapshot
+        return self._commit(components, _details(contains, step, epoch, message, metrics, config))
 
-        details = Details(
-            step=None if step is None else int(operator.index(step)),
-            epoch=None if epoch is None else int(operator.index(epoch)),
-            message=_text(message),
-            metrics={str(name): _number(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
-            config=dict(config or {}),
-            contains=contains,
-            versions=_versions(),
-        )
-        action = f"commit: {message}" if message else "commit" if step is None else f"commit: step {step}"
-        with self._following.moving, self._store.shared():
+    def _commit(self, components: Mapping[str, StateNode], details: Details) -> Snapshot:
+        from ciuic.commit.pipeline import commit_snapshot
+
+        with self._moving(), self._store.shared():
             parent = self._following.next_parent()
             return commit_snapshot(
                 self._store,
                 components,
                 replace(details, parents=() if parent is None else (parent,)),
-                lambda snapshot: self._following.advance(snapshot, action),
+                lambda snapshot: self._following.advance(snapshot, _action(details)),
             )
+
+    def _commit_later(
+        self, components: dict[str, StateNode], details: Details, model: Any, optimizer: Any, **options: Any
+    ) -> PendingSnapshot:
+        from ciuic.background import NoRoom
+        from ciuic.state.gradients import optimizers_in
+        from ciuic.state.ownership import ordered_leaves
+        from ciuic.writer.pending import completed
+
+        try:
+            with self._following.moving:
+                return self._background().commit(
+                    components,
+                    ordered_leaves(components, model, optimizer),
+                    details,
+                    _action(details),
+                    optimizer=next(iter(optimizers_in(optimizer)), None),
+                    **options,
+                )
+        except NoRoom as error:
+            _warn(f"The snapshot of step {details.step} is taken while training waits: {error}.")
+            return completed(details.step, lambda: self._commit(components, details))
+
+    def prepare(self, model: Any = None, optimizer: Any = None, **objects: Any) -> None:
+        """Make memory ready for ``commit(wait=False)`` of these objects, and start the writer process.
+
+        Takes about half a second a GB and slot. Without it the first snapshots do it beside training. The state that
+        an optimizer makes in its first step is forecast. Takes ``scheduler``, ``scaler`` and ``extra``, too.
+        """
+        from ciuic.background import NoRoom
+        from ciuic.state.capture import capture_state
+        from ciuic.state.forecast import coming_bytes
+
+        given = {"model": model, "optimizer": optimizer, "scheduler": None, "scaler": None, "extra": None, **objects}
+        captured = capture_state(**given, rng=True)
+        try:
+            self._background().prepare(captured.components, coming_bytes(optimizer))
+        except NoRoom as error:
+            _warn(f"Snapshots will be taken while training waits: {error}.")
+
+    def fence(self) -> None:
+        """Return when the copies ordered by ``commit(wait=False)`` are complete: any state may be changed now."""
+        if self._own_engine() is not None:
+            from ciuic.capture import fence
+
+            fence.wait()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until every snapshot taken with ``wait=False`` is durable or has failed; False after ``timeout`` seconds."""
+        engine = self._own_engine()
+        return engine is None or engine.wait(timeout)
+
+    def close(self) -> None:
+        """Wait for every snapshot, end the writer process, free the slots. The object can be used again."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How the snapshots taken with ``wait=False`` went.
+
+        Published, unchanged (the same state as the parent's), torn, skipped, failed; retries of a write, and deaths
+        and stalls of the writer.
+        """
+        return dict(self._background().counts)
+
+    def _own_engine(self) -> Background | None:
+        """The engine, if there is one and it is not the parent's of a forked process."""
+        return self._engine if self._engine is not None and self._engine.owner == os.getpid() else None
+
+    def _background(self) -> Background:
+        """This process's engine."""
+        engine = self._own_engine()
+        if engine is None:
+            from ciuic.background import Background
+
+            self._engine = engine = Background(self.path, self._following, **self._background_options)
+            weakref.finalize(self, engine.close_later).atexit = False
+        return engine
+
+    @property
+    def busy(self) -> bool:
+        """Whether ``commit(wait=False)`` would find every slot in use now."""
+        engine = self._own_engine()
+        return engine is not None and not engine.free
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        """What one object commits and restores, it does in call order: after all that is pending."""
+        with self._following.moving:
+            self.fence()
+            self.wait()
+            yield
 
     # Going back
 
@@ -175,7 +308,7 @@ class Repo:
         The generators come back with an optimizer, or when ``rng`` is true.
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
-        with self._following.moving, self._store.shared():
+        with self._moving(), self._store.shared():
             resolved = self._resolve(revision)
             if rng or any(value is not None for value in objects.values()):
                 wanted = rng if rng is not None else (None if optimizer is not None else False)
@@ -205,7 +338,7 @@ class Repo:
         such as "model/layers.0.weight". Random generators come back unless ``rng`` is false.
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
-        with self._following.moving, self._store.shared():
+        with self._moving(), self._store.shared():
             resolved = self._resolve(revision)
             self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=rng)
             self._following.restored(resolved.snapshot, resolved.branch)
@@ -353,7 +486,7 @@ class Repo:
 
         Returns the snapshot there; None for the first branch of an empty repository.
         """
-        with self._following.moving, self._store.shared():
+        with self._moving(), self._store.shared():
             if isinstance(revision, str) and revision == self._store.refs.head().branch:
                 self._following.head_moved()
                 return self.resolve(revision) if self._store.refs.value(HEADS + revision) else None
@@ -370,7 +503,7 @@ class Repo:
         self, revision: str | Snapshot, *, branch: str | None = None, dry_run: bool = False
     ) -> tuple[str | None, str]:
         """Move a branch (HEAD's by default; a detached HEAD itself); its reflog keeps the old tip. (old, new) ids."""
-        with self._following.moving, self._store.shared():
+        with self._moving(), self._store.shared():
             snapshot = self._resolve(revision).snapshot
             name = branch or self._store.refs.head().branch
             old = branches.reset(self._store, name, snapshot.id, _said(revision, snapshot), dry_run=dry_run)
@@ -438,6 +571,43 @@ def _first(snapshots: Iterator[Snapshot], limit: int | None) -> list[Snapshot]:
 
 def _objects(model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any) -> dict[str, Any]:
     return {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "extra": extra}
+
+
+def _details(
+    contains: tuple[str, ...],
+    step: int | None,
+    epoch: int | None,
+    message: str,
+    metrics: Mapping[str, Any] | None,
+    config: Mapping[str, Plain] | None,
+) -> Details:
+    """What a snapshot taken now says besides its components; nothing of it is shared with the caller."""
+    from ciuic.commit.pipeline import Details
+    from ciuic.objects.plain import decode_plain, encode_plain
+
+    return Details(
+        step=None if step is None else int(operator.index(step)),
+        epoch=None if epoch is None else int(operator.index(epoch)),
+        message=_text(message),
+        metrics={str(name): _number(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
+        config=decode_plain(encode_plain(dict(config), "config")) if config else {},
+        contains=contains,
+        versions=_versions(),
+        timestamp=datetime.now(timezone.utc),
+    )
+
+
+def _action(details: Details) -> str:
+    """What the log of the branch says of a commit."""
+    if details.message:
+        return f"commit: {details.message}"
+    return "commit" if details.step is None else f"commit: step {details.step}"
+
+
+def _warn(message: str) -> None:
+    import logging  # 8 ms that `ciuic log` need not spend
+
+    logging.getLogger("ciuic").warning(message)
 
 
 def _text(message: Any) -> str:

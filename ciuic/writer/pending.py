@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ciuic.errors import CiuicError, SnapshotTimeout
+from ciuic.errors import CiuicError, SnapshotTimeout, StorageError
 from ciuic.objects.snapshot import Snapshot
 
 
@@ -84,3 +84,22 @@ class PendingSnapshot:
                 self._after.append(call)
                 return
         call(self)
+
+
+def completed(step: int | None, commit: Callable[[], Snapshot]) -> PendingSnapshot:
+    """A pending snapshot that has ended already: ``commit()`` makes it, and its error is kept."""
+    pending = PendingSnapshot(step)
+    try:
+        pending.set_result(commit())
+    except CiuicError as error:
+        pending.set_exception(error)
+    except OSError as error:
+        pending.set_exception(StorageError(f"{error}. Check the disk, then run `ciuic fsck`."))
+    return pending
+
+
+def failed(step: int | None, error: CiuicError) -> PendingSnapshot:
+    """A pending snapshot that has ended in ``error``."""
+    pending = PendingSnapshot(step)
+    pending.set_exception(error)
+    return pending

@@ -1,0 +1,311 @@
+"""The engine behind ``commit(wait=False)``: slots, the copying thread, the writer process, policy and counts."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from ciuic.capture import fence
+from ciuic.capture.arena import Arena, Slot
+from ciuic.capture.copying import Copy, Layout, torn_memory
+from ciuic.capture.pacing import Mode, Pacer
+from ciuic.commit.pipeline import Details
+from ciuic.errors import BackgroundError, CiuicError, SnapshotSkipped, TornSnapshot
+from ciuic.history.following import Following, Position
+from ciuic.objects.state_tree import StateNode
+from ciuic.writer.pending import PendingSnapshot, failed
+from ciuic.writer.process import Job, Writer
+
+WhenBusy = Literal["wait", "skip"]
+Priority = Literal["normal", "low"]
+
+SLOTS = 2
+WRITER_TIMEOUT_S = 30.0
+EXIT_TIMEOUT_S = 600.0
+GOODBYE_TIMEOUT_S = 10.0
+COUNTED = ("published", "unchanged", "torn", "skipped", "failed", "retries", "writer_deaths", "writer_stalls")
+
+logger = logging.getLogger("ciuic")
+
+
+class NoRoom(Exception):
+    """There is no shared memory for a slot: the snapshot has to be taken while training waits."""
+
+
+class Background:
+    """Stages snapshots of one repository object and hands them to its writer process, in call order.
+
+    ``slots``: staged copies at a time. ``priority``: of the writer, for the CPU and the disk. ``timeout``: seconds
+    without a sign of life after which the writer is killed and another one started (ten times that without progress).
+    ``counts``: how many snapshots were published, unchanged (their tree is their parent's), torn, skipped, failed;
+    and how often a write was retried, and a writer died or was stalled.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        following: Following,
+        *,
+        slots: int = SLOTS,
+        priority: Priority = "normal",
+        timeout: float = WRITER_TIMEOUT_S,
+    ) -> None:
+        if slots < 1:
+            raise ValueError("slots is a number of staged copies, at least 1")
+        self.owner = os.getpid()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+        self._following = following
+        self._arena = Arena(slots)
+        self._pacer = Pacer()
+        self._writer = Writer(path, priority=priority, timeout=timeout, moved=self._moved, count=self._count)
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._unfinished: set[PendingSnapshot] = set()
+        self._with_writer: set[PendingSnapshot] = set()
+        self._changed = threading.Condition(threading.RLock())
+        self._closing = threading.RLock()
+        self._copier: threading.Thread | None = None
+        self._largest = 0
+        self._torn: set[tuple[int, ...]] = set()
+        self._tracked: weakref.ref[Any] | None = None
+        self._last_step: float | None = None
+        self._copied_as: Mode | None = None
+        self._unwatch = fence.watch(self._before_step)
+        _engines.add(self)
+
+    # Taking snapshots
+
+    def prepare(self, components: Mapping[str, StateNode], more: int) -> None:
+        """Allocate and fault in every slot for this state and ``more`` bytes, and start the writer. NoRoom."""
+        nbytes = Layout(components).size + more
+        self._writer.start()
+        try:
+            self._arena.prepare(nbytes)
+        except MemoryError as error:
+            raise NoRoom(str(error)) from error
+        self._largest = max(self._largest, nbytes)
+
+    def commit(
+        self,
+        components: Mapping[str, StateNode],
+        ordered: set[int],
+        details: Details,
+        action: str,
+        *,
+        optimizer: Any = None,
+        when_busy: WhenBusy = "wait",
+        busy_timeout: float | None = None,
+        began: float | None = None,
+    ) -> PendingSnapshot:
+        """Order a copy and return. What may change anywhere has been copied on return.
+
+        Every slot in use: waits, up to ``busy_timeout`` seconds if given, or skips. A skipped one ends as
+        SnapshotSkipped. ``began``: the ``perf_counter`` at which the call began. NoRoom.
+        """
+        began = time.perf_counter() if began is None else began
+        layout = Layout(components)
+        try:
+            slot = self._arena.take(layout.size, 0 if when_busy == "skip" else busy_timeout)
+        except MemoryError as error:
+            raise NoRoom(str(error)) from error
+        if slot is None:
+            self._count("skipped")
+            logger.warning("The snapshot of step %s was skipped: the writer is busy with earlier ones.", details.step)
+            return failed(
+                details.step,
+                SnapshotSkipped(f"Step {details.step}: every slot was in use. Save less often, or give more slots."),
+            )
+        pending = PendingSnapshot(details.step)
+        order = _Order(pending, slot, details, action, self._pacer.mode, began)
+        try:
+            torn = {id(leaf) for leaf in layout.leaves if id(leaf) in ordered and torn_memory(leaf) in self._torn}
+            order.copy = Copy(layout, components, ordered - torn, slot)
+            fence.register(order.copy)
+            self._largest = max(self._largest, layout.size)
+            self._track(optimizer, order.mode)
+            self._enqueue(order)
+        except BaseException:  # Ctrl-C among them: the copying thread, which alone knows, takes the order back
+            order.cancelled = True
+            self._orders.put(order)
+            self._run_copier()
+            raise
+        if order.mode == "wait":
+            order.copy.wait()
+        return pending
+
+    def _enqueue(self, order: _Order) -> None:
+        with self._changed:
+            self._unfinished.add(order.pending)
+            order.pending.add_done_callback(self._ended)
+            order.call_seconds = time.perf_counter() - order.began
+            self._orders.put(order)
+            self._run_copier()
+
+    def _run_copier(self) -> None:
+        if self._copier is None:
+            self._copier = threading.Thread(target=self._copy_all, name="ciuic-copier", daemon=True)
+            self._copier.start()
+
+    def _copy_all(self) -> None:
+        """The copying thread: one copy after the other; between them it makes memory ready."""
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except queue.Empty:
+                if self._largest and self._arena.prepare_piece(self._largest):
+                    continue
+                order = self._orders.get()
+            if order is None:
+                return
+            self._stage(order)
+
+    def _stage(self, order: _Order) -> None:
+        """Carry out an order, once; whatever goes wrong reaches the one who waits for this snapshot."""
+        if order.taken:
+            return
+        order.taken = True
+        copy, slot = order.copy, order.slot
+        try:
+            if copy is None or order.cancelled:
+                raise BackgroundError("The commit was interrupted while its copy was being ordered.")
+            copy.run()
+            self._pacer.copied(copy.copy_seconds)
+            call = order.call_seconds if order.mode == "overlap" else time.perf_counter() - order.began
+            cost = {"call": call, "fence": copy.fence_seconds, "copy": copy.copy_seconds}
+            job = Job(
+                pending=order.pending,
+                details=replace(order.details, cost=cost),
+                action=order.action,
+                components=copy.placed(),
+                memory=slot.descriptor,
+                memory_size=slot.size,
+                memory_key=slot.key,
+                position=None if self._with_writer else self._following.position,
+                released=lambda: self._arena.give_back(slot),
+            )
+            with self._changed:
+                self._with_writer.add(order.pending)
+            self._writer.submit(job)
+            order.pending.set_staged()
+        except BaseException as error:
+            self._arena.give_back(slot)
+            if copy is not None:
+                copy.give_up()
+            if isinstance(error, TornSnapshot) and copy is not None:
+                self._torn |= {torn_memory(leaf) for leaf in copy.torn}
+            if not order.cancelled:
+                self._count("torn" if isinstance(error, TornSnapshot) else "failed")
+                logger.warning("No snapshot of step %s: %s", order.details.step, error)
+            order.pending.set_exception(error if isinstance(error, CiuicError) else BackgroundError(repr(error)))
+
+    def _ended(self, pending: PendingSnapshot) -> None:
+        with self._changed:
+            self._unfinished.discard(pending)
+            self._with_writer.discard(pending)
+            self._changed.notify_all()
+
+    def _moved(self, position: Position) -> None:
+        self._following.position = position
+
+    def _count(self, what: str) -> None:
+        with self._changed:
+            self.counts[what] += 1
+
+    @property
+    def free(self) -> bool:
+        """Whether a snapshot would find a slot now."""
+        return self._arena.has_free
+
+    # Waiting
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until every snapshot ordered so far has ended, well or badly; False when it took longer than ``timeout``."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._unfinished, timeout)
+
+    def close(self, timeout: float | None = EXIT_TIMEOUT_S) -> bool:
+        """Wait for what was ordered, let the writer go, free the slots. False: the writer is still at work.
+
+        It then finishes by itself what was staged.
+        """
+        if self.owner != os.getpid():
+            return True
+        with self._closing:
+            if self in _engines:
+                try:
+                    self.wait(timeout)
+                finally:
+                    _engines.discard(self)
+                    self._unwatch()
+                    self._orders.put(None)
+                    self._writer.close(0 if self._unfinished else GOODBYE_TIMEOUT_S)
+                    self._arena.close()
+        return not self._unfinished
+
+    def close_later(self) -> None:
+        """``close`` without making the caller wait; the end of the program does."""
+        if self in _engines and self.owner == os.getpid():
+            threading.Thread(target=self.close, name="ciuic-close", daemon=True).start()
+
+    # How long steps take
+
+    def _track(self, optimizer: Any, mode: Mode) -> None:
+        tracked = self._tracked() if self._tracked is not None else None
+        if optimizer is not None and tracked is not optimizer:
+            self._tracked = weakref.ref(optimizer)
+            self._last_step = None
+        self._copied_as = mode
+
+    def _before_step(self, optimizer: Any) -> None:
+        if self._tracked is None or self._tracked() is not optimizer:
+            return
+        now = time.perf_counter()
+        if self._last_step is not None:
+            self._pacer.step(now - self._last_step, self._copied_as)
+        self._last_step, self._copied_as = now, None
+
+
+class _Order:
+    """A copy to be made, and what it is for."""
+
+    def __init__(
+        self, pending: PendingSnapshot, slot: Slot, details: Details, action: str, mode: Mode, began: float
+    ) -> None:
+        self.pending = pending
+        self.slot = slot
+        self.details = details
+        self.action = action
+        self.mode = mode
+        self.began = began
+        self.call_seconds = 0.0
+        self.copy: Copy | None = None
+        self.cancelled = False
+        self.taken = False
+
+
+_engines: set[Background] = set()
+
+
+@atexit.register
+def _finish() -> None:
+    """A program that ends without ``close()`` still waits for its snapshots; Ctrl-C leaves them to the writer."""
+    for engine in list(_engines):
+        engine.close()
+
+
+def _forget_in_child() -> None:
+    """The engines of the parent are not the child's: it shares neither their threads nor their writers."""
+    for engine in list(_engines):
+        engine._writer.forget()
+    _engines.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

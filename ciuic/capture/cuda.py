@@ -1,0 +1,88 @@
+"""Copies from CUDA devices: on a stream of their own, into pinned memory, fenced by events and not by the host."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from typing import Any
+
+import torch
+
+from ciuic.capture.shared_memory import Mapping
+
+logger = logging.getLogger("ciuic")
+_cuda: Any = torch.cuda
+_streams: dict[torch.device, Any] = {}
+_pinned: weakref.WeakKeyDictionary[Mapping, bool] = weakref.WeakKeyDictionary()
+
+
+def pin(mapping: Mapping) -> None:
+    """Lock the mapping's pages, so that the device writes to them by itself. Without it copies are right but slow."""
+    if mapping not in _pinned:
+        status = _cuda.cudart().cudaHostRegister(mapping.address, mapping.size, 0)
+        _pinned[mapping] = int(status) == 0
+        if _pinned[mapping]:
+            weakref.finalize(mapping, _cuda.cudart().cudaHostUnregister, mapping.address).atexit = False
+        else:
+            logger.warning("The snapshot memory could not be pinned (CUDA error %d): copies are slower.", int(status))
+
+
+class CudaCopies:
+    """Device-to-host copies of one snapshot, ordered on a side stream of each device."""
+
+    def __init__(self, moves: list[tuple[torch.Tensor, int, bool]], mapping: Mapping) -> None:
+        """``moves``: (tensor, offset in the slot, whether only an optimizer's step changes it)."""
+        pin(mapping)
+        self._tensors = [tensor for tensor, _, _ in moves]  # kept, so that their memory is not given to others
+        self._versions = [tensor._version if later else None for tensor, _, later in moves]
+        self._torn: set[int] = set()
+        self._checked = False
+        self._guard = threading.Lock()
+        self._events: list[tuple[torch.device, Any]] = []
+        slot = torch.from_numpy(mapping.bytes)
+        for device in {tensor.device for tensor in self._tensors}:
+            current, side = torch.cuda.current_stream(device), _stream(device)
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                for later in (False, True):
+                    for tensor, offset, ordered in moves:
+                        if tensor.device == device and ordered == later:
+                            nbytes = tensor.numel() * tensor.element_size()
+                            target = slot[offset : offset + nbytes].view(tensor.dtype).view(tensor.shape)
+                            target.copy_(tensor, non_blocking=True)
+                    event = _cuda.Event()
+                    event.record(side)
+                    if later:
+                        self._events.append((device, event))
+                    else:  # what may change anywhere: nothing that is ordered from now on runs before its copy
+                        current.wait_event(event)
+
+    def hold_stream(self) -> None:
+        """What is ordered from now on runs after the copies; the host does not wait."""
+        self._check()
+        for device, event in self._events:
+            torch.cuda.current_stream(device).wait_event(event)
+
+    def finish(self) -> list[int]:
+        """Wait until the bytes are in the slot; the indices of tensors that were changed too early."""
+        for _, event in self._events:
+            event.synchronize()
+        self._check()
+        return sorted(self._torn)
+
+    def _check(self) -> None:
+        """Compare the version counters once: at the first step, which moves them rightly, or at the end."""
+        with self._guard:
+            if not self._checked:
+                self._checked = True
+                pairs = enumerate(zip(self._tensors, self._versions, strict=True))
+                self._torn |= {
+                    index for index, (tensor, version) in pairs if version is not None and tensor._version != version
+                }
+
+
+def _stream(device: torch.device) -> Any:
+    if device not in _streams:
+        _streams[device] = _cuda.Stream(device)
+    return _streams[device]

@@ -49,8 +49,8 @@ def named_parameters(optimizers: Any, names: Mapping[int, str]) -> Iterator[tupl
             for index, parameter in enumerate(group["params"]):
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
-                    place = f"#{number}.{group_number}.{index}"
-                    yield optimizer, parameter, names.get(id(parameter), place)
+                    name = names.get(id(parameter))
+                    yield optimizer, parameter, f"#{number}.{group_number}.{index}" if name is None else name
 
 
 def pending_gradients(optimizers: Any, names: Mapping[int, str]) -> Container | None:

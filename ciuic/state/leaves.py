@@ -18,6 +18,8 @@ from ciuic.state.optimizers import named_optimizer_state
 from ciuic.state.tensors import LiveTensor, tensor_leaf, to_torch
 
 MOST_NESTED = 150
+SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
+KEYS = frozenset((str, int))
 MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter, "module": dict}
 
 
@@ -26,17 +28,26 @@ class Capture:
     """What is shared while one component is read: parameter names, and who was the first to hold a piece of memory."""
 
     parameter_names: Mapping[int, str] = field(default_factory=dict)
-    holders: dict[tuple[Any, ...], tuple[Key, ...]] = field(default_factory=dict)
+    holders: dict[int, list[tuple[Tensor, tuple[Key, ...]]]] = field(default_factory=dict)  # by address
 
     def tied(self, leaf: Tensor, path: tuple[Key, ...]) -> Tensor:
         """The leaf, with ``tie`` set when an earlier one of this component is the same memory."""
         source = leaf.source
         if not isinstance(source, LiveTensor) or not source.nbytes:
             return leaf
-        tensor = source.tensor
-        memory = (tensor.device, tensor.data_ptr(), tensor.stride(), leaf.shape, leaf.dtype, leaf.array)
-        first = self.holders.setdefault(memory, path[1:])
-        return leaf if first == path[1:] else replace(leaf, tie=first)
+        held = self.holders.setdefault(source.tensor.data_ptr(), [])
+        for other, first in held:
+            if _memory(other) == _memory(leaf):
+                return replace(leaf, tie=first[1:])
+        held.append((leaf, path))
+        return leaf
+
+
+def _memory(leaf: Tensor) -> tuple[Any, ...]:
+    """What two leaves that begin at one address have in common when they are the same memory."""
+    assert isinstance(leaf.source, LiveTensor)
+    tensor = leaf.source.tensor
+    return tensor.device, tensor.stride(), leaf.shape, leaf.dtype, leaf.array
 
 
 def has_state(value: Any) -> bool:
@@ -54,13 +65,23 @@ def is_state_dict(value: Any) -> bool:
 
 
 def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
-    """The state tree of ``value``; nothing is copied. UnsupportedState names the path of what cannot be stored."""
+    """The state tree of ``value``. UnsupportedState names the path of what cannot be stored.
+
+    No tensor or array is copied; everything else is, so that later changes to it are not seen.
+    """
     if len(path) > MOST_NESTED:
         raise UnsupportedState(
             f"{path_text(path[:8])}/…: nested more than {MOST_NESTED} deep, or inside itself. Make it flatter."
         )
+    kind = type(value)
+    if kind in SCALARS:
+        return Value(value)
     if isinstance(value, torch.Tensor):
-        return capture.tied(tensor_leaf(value, path_text(path)), path)
+        return capture.tied(tensor_leaf(value, path), path)
+    if kind is dict:
+        return _mapping(value, path, capture)
+    if kind is list or kind is tuple:
+        return _sequence(value, path, capture)
     if isinstance(value, (numpy.ndarray, numpy.generic)) and not isinstance(value, (str, bytes)):
         return _numpy_leaf(value, path, capture)
     if isinstance(value, torch.nn.Module):
@@ -69,44 +90,62 @@ def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
         return to_tree_of_named_state(value, path, capture)
     if has_state(value):
         return to_tree(value.state_dict(), path, capture)
-    if is_state_dict(value) and path[0] == "model":
-        items = tuple((name, to_tree(item, (*path, name), capture)) for name, item in value.items())
-        return Container("module", items)
     if isinstance(value, dict):
+        return _mapping(value, path, capture)
+    if isinstance(value, (list, tuple)):
+        return _sequence(value, path, capture)
+    if isinstance(value, (bytearray, memoryview)):
+        return Value(bytes(value))
+    to_encodable(value, path_text(path))
+    return Value(value)
+
+
+def _mapping(value: dict[Any, Any], path: tuple[Key, ...], capture: Capture) -> StateNode:
+    if path[0] == "model" and is_state_dict(value):
+        return Container(
+            "module", tuple([(name, to_tree(item, (*path, name), capture)) for name, item in value.items()])
+        )
+    if not KEYS.issuperset(map(type, value)):
         for key in value:
             if isinstance(key, bool) or not isinstance(key, (str, int)):
                 raise UnsupportedState(
                     f"{path_text(path)}: dict key {key!r} is a {type(key).__name__}. Keys must be strings or integers."
                 )
-        items = tuple((key, to_tree(item, (*path, key), capture)) for key, item in value.items())
-        return _container(mapping_kind(value), items, value)
-    if isinstance(value, (list, tuple)):
-        items = tuple((index, to_tree(item, (*path, index), capture)) for index, item in enumerate(value))
-        return _container("list" if isinstance(value, list) else "tuple", items, value)
-    to_encodable(value, path_text(path))
-    return Value(value)
+    return _container(
+        mapping_kind(value), [(key, to_tree(item, (*path, key), capture)) for key, item in value.items()], value
+    )
 
 
-def _container(kind: str, items: tuple[tuple[Key, StateNode], ...], value: Any) -> StateNode:
+def _sequence(value: list[Any] | tuple[Any, ...], path: tuple[Key, ...], capture: Capture) -> StateNode:
+    if len(path) < MOST_NESTED and SCALARS.issuperset(map(type, value)):
+        return Value(list(value) if isinstance(value, list) else tuple(value))  # Python's generator has 625 of them
+    items: list[tuple[Key, StateNode]] = [
+        (index, to_tree(item, (*path, index), capture)) for index, item in enumerate(value)
+    ]
+    return _container("list" if isinstance(value, list) else "tuple", items, value)
+
+
+def _container(kind: str, items: list[tuple[Key, StateNode]], value: Any) -> StateNode:
     """Containers without a tensor in them are one Value."""
-    if all(isinstance(node, Value) for _, node in items):
-        nodes = [node.value for _, node in items if isinstance(node, Value)]
-        if kind in MAPPINGS:
-            return Value(MAPPINGS[kind](dict(zip(value, nodes, strict=True))))
-        return Value(nodes if kind == "list" else tuple(nodes))
-    return Container(kind, items)
+    nodes = []
+    for _, node in items:
+        if not isinstance(node, Value):
+            return Container(kind, tuple(items))
+        nodes.append(node.value)
+    if kind in MAPPINGS:
+        return Value(MAPPINGS[kind](dict(zip(value, nodes, strict=True))))
+    return Value(nodes if kind == "list" else tuple(nodes))
 
 
 def _module(module: torch.nn.Module, path: tuple[Key, ...], capture: Capture) -> Container:
-    state = module.state_dict()
-    named = ((plain_name(name), item) for name, item in state.items())
-    return Container("module", tuple((name, to_tree(item, (*path, name), capture)) for name, item in named))
+    named = [(plain_name(name), item) for name, item in module.state_dict().items()]
+    return Container("module", tuple([(name, to_tree(item, (*path, name), capture)) for name, item in named]))
 
 
 def to_tree_of_named_state(optimizer: torch.optim.Optimizer, path: tuple[Key, ...], capture: Capture) -> Container:
     """An optimizer's tree: {"class", "state": {parameter name: {slot: …}}, "param_groups", "other"}."""
     named = named_optimizer_state(optimizer, capture.parameter_names)
-    state = tuple((name, to_tree(slots, (*path, "state", name), capture)) for name, slots in named.state.items())
+    state = tuple([(name, to_tree(slots, (*path, "state", name), capture)) for name, slots in named.state.items()])
     items: list[tuple[Key, StateNode]] = [
         ("class", Value(type(optimizer).__name__)),
         ("state", Container("module", state)),
@@ -132,7 +171,7 @@ def _numpy_leaf(value: Any, path: tuple[Key, ...], capture: Capture) -> Tensor:
         raise UnsupportedState(
             f"{path_text(path)}: cannot store a numpy array of dtype {array.dtype}. Use numbers or booleans."
         ) from None
-    return capture.tied(tensor_leaf(tensor, path_text(path), array=kind), path)
+    return capture.tied(tensor_leaf(tensor, path, array=kind), path)
 
 
 def to_live(node: StateNode, made: dict[tuple[Key, ...], Any] | None = None, path: tuple[Key, ...] = ()) -> Any:

@@ -20,4 +20,4 @@ def unwrap(model: Any) -> Any:
 
 def plain_name(name: str) -> str:
     """A parameter's name without the parts that ``torch.compile`` of a submodule puts in."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+    return ".".join(part for part in name.split(".") if part != "_orig_mod") if "_orig_mod" in name else name

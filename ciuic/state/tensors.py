@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from ciuic.errors import UnsupportedState
 from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS, element_width
-from ciuic.objects.state_tree import Tensor, TensorSource
+from ciuic.objects.state_tree import Key, Tensor, TensorSource, path_text
 from ciuic.objects.tree import stored_nbytes
 
 PIECE_BYTES = 16 << 20
@@ -23,6 +24,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+@functools.cache
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -30,10 +32,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 class LiveTensor:
     """A TensorSource over a live strided tensor: nothing is copied until it is read."""
 
+    __slots__ = ("nbytes", "tensor", "width")
     stable = False
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self.width = element_width(dtype_name(tensor.dtype))
+        self.width = DTYPE_WIDTHS[dtype_name(tensor.dtype)]
         # torch cannot copy int1 … uint7; as bytes it can.
         self.tensor = tensor.view(torch.uint8) if self.width == 1 and not tensor.is_quantized else tensor
         self.nbytes = tensor.numel() * self.width
@@ -70,9 +73,16 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     return memoryview(array)
 
 
-def check_supported(tensor: torch.Tensor, path: str) -> None:
+def check_supported(tensor: torch.Tensor, path: str | tuple[Key, ...]) -> None:
     """UnsupportedState for a tensor whose bytes are not simply there."""
     kind = type(tensor)
+    if (
+        (kind is torch.Tensor or kind is torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not tensor.is_meta
+        and dtype_name(tensor.dtype) in DTYPE_WIDTHS
+    ):
+        return  # what nearly all are
     reason = ""
     if isinstance(tensor, (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)):
         reason = "is not initialised yet. Run a batch through the model first."
@@ -85,17 +95,24 @@ def check_supported(tensor: torch.Tensor, path: str) -> None:
     elif dtype_name(tensor.dtype) not in DTYPE_WIDTHS:
         reason = f"has the dtype {tensor.dtype}, which this ciuic does not know. Upgrade ciuic, or cast it."
     if reason:
-        raise UnsupportedState(f"{path} {reason}")
+        raise UnsupportedState(f"{_text(path)} {reason}")
 
 
-def tensor_leaf(tensor: torch.Tensor, path: str, *, array: str = "torch") -> Tensor:
+def tensor_leaf(tensor: torch.Tensor, path: str | tuple[Key, ...], *, array: str = "torch") -> Tensor:
     """The leaf of a live tensor; UnsupportedState when it cannot be stored."""
     check_supported(tensor, path)
-    tensor = tensor.detach().resolve_conj().resolve_neg()
+    tensor = tensor.detach()  # its own view of the memory: the parameter may get another
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
     shape, name = tuple(tensor.shape), dtype_name(tensor.dtype)
     if tensor.is_quantized:
-        return _quantized_leaf(tensor, name, shape, path)
-    return Tensor(name, shape, LiveTensor(tensor), array=array)
+        return _quantized_leaf(tensor, name, shape, _text(path))
+    return Tensor(name, shape, LiveTensor(tensor), None, array)
+
+
+def _text(path: str | tuple[Key, ...]) -> str:
+    """A path as people type it. Only for an error: nearly every tensor has none."""
+    return path if isinstance(path, str) else path_text(path)
 
 
 def _quantized_leaf(tensor: torch.Tensor, name: str, shape: tuple[int, ...], path: str) -> Tensor:

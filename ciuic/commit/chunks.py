@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +20,13 @@ MOST_THREADS = 8
 
 
 class _Chunk(NamedTuple):
-    """``stored`` is None for a chunk that the repository has."""
+    """``stored`` is None for a chunk that the repository has. ``seconds``: processor time that preparing it took."""
 
     id: bytes
     raw_length: int
     codec: int
     stored: Any
+    seconds: float
 
 
 class BytesSource:
@@ -44,12 +46,16 @@ class BytesSource:
 
 
 class ChunkWriter:
-    """Writes sources into a session. Memory in use is bounded by IN_FLIGHT_BYTES and a chunk or two a thread."""
+    """Writes sources into a session. Memory in use is bounded by IN_FLIGHT_BYTES and a chunk or two a thread.
+
+    ``encode_s``: seconds of processor time that hashing, looking up and encoding took, summed over threads.
+    """
 
     def __init__(self, store: Store, session: PackSession) -> None:
         self.store = store
         self.session = session
         self.chunk_size = store.config.chunk_size
+        self.encode_s = 0.0
         self.threads = max(
             1, min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
         )
@@ -65,6 +71,7 @@ class ChunkWriter:
             target, width, future = waiting.popleft()
             chunk = future.result()
             in_flight -= chunk.raw_length
+            self.encode_s += chunk.seconds
             target.append(chunk.id)
             if chunk.stored is not None:
                 self.session.add(
@@ -98,12 +105,13 @@ class ChunkWriter:
             yield start, min(start + self.chunk_size, nbytes)
 
     def _prepare(self, source: TensorSource, start: int, stop: int) -> _Chunk:
+        started = time.thread_time()
         raw = source.read(start, stop)
         if not source.stable:
             # A private copy: another thread may write to live memory between the hash and the write.
             raw = bytes(raw)
         id = digest(raw)
         if id in self.session or self.store.known(id):
-            return _Chunk(id, stop - start, Codec.RAW, None)
+            return _Chunk(id, stop - start, Codec.RAW, None, time.thread_time() - started)
         codec, stored = encode(raw)
-        return _Chunk(id, stop - start, codec, stored)
+        return _Chunk(id, stop - start, codec, stored, time.thread_time() - started)

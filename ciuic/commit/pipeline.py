@@ -20,7 +20,8 @@ from ciuic.store.store import Store, log_mark
 class Details:
     """What a snapshot says besides its components.
 
-    ``timestamp``: None for the moment at which it is written. ``cost``: seconds by name, those that the caller knows.
+    ``timestamp``: None for the moment at which it is written. ``cost``: seconds by name, those that the caller knows;
+    the commit adds "encode" and "write".
     """
 
     step: int | None = None
@@ -43,7 +44,8 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
     """Write a snapshot and move a ref to it. On return it is durable; on any error the ref is where it was.
 
     0. the shared lock, before anything is looked up;
-    1. append what is missing to packs in ``tmp/``: chunks, trees, snapshot;
+    1. append what is missing to packs in ``tmp/``: chunks, trees, snapshot. A large pack is synced before the snapshot
+       goes in, so that the snapshot can say what writing took;
     2. footer, sync, rename into ``packs/``, sync the folder;
     3. the ref log: compare, append, sync. This is the commit point;
     4. index rows, best effort;
@@ -54,6 +56,8 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
         try:
             trees = TreeWriter(store, session)
             roots = trees.write(components)
+            session.settle()
+            cost = {**details.cost, "encode": trees.chunks.encode_s, "write": session.write_s}
             snapshot = Snapshot(
                 id="",
                 step=details.step,
@@ -68,7 +72,7 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
                 raw_bytes=trees.raw_bytes,
                 added_bytes=session.stored_bytes,
                 versions=details.versions,
-                cost={name: float(seconds) for name, seconds in details.cost.items()},
+                cost={name: float(seconds) for name, seconds in cost.items()},
             )
             raw = encode_snapshot(snapshot)
             snapshot_id = object_id(Kind.SNAPSHOT, raw)

@@ -31,7 +31,10 @@ WRITE_BATCH = 4 << 20
 
 
 class PackWriter:
-    """Appends records to a new file. Nothing is durable before ``finish`` has returned."""
+    """Appends records to a new file. Nothing is of use before ``finish`` has returned.
+
+    ``position`` and ``synced``: bytes appended, and how many of them have been synced.
+    """
 
     def __init__(self, fs: FileSystem, path: str, repository_id: bytes) -> None:
         self.fs = fs
@@ -40,6 +43,7 @@ class PackWriter:
         self.rows: list[tuple[bytes, int]] = []
         self.records: list[FooterRow] = []
         self.position = HEADER.size
+        self.synced = 0
         self._pending: list[Any] = [pack_header(repository_id)]
         self._pending_length = HEADER.size
         self._descriptor = fs.create(path)
@@ -61,6 +65,12 @@ class PackWriter:
     def _flush(self) -> None:
         pending, self._pending, self._pending_length = self._pending, [], 0
         self.fs.write(self._descriptor, pending, self.path)
+
+    def sync(self) -> None:
+        """What has been appended is durable on return, under the temporary name."""
+        self._flush()
+        self.fs.sync(self._descriptor, self.path)
+        self.synced = self.position
 
     def finish(self) -> str:
         """Write footer and trailer and sync: the file's bytes are durable, its name (returned) not yet."""

@@ -1,0 +1,123 @@
+"""One writer process, as its trainer sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from ciuic.writer.channel import Channel, Message
+from ciuic.writer.memory_file import contents, memory_file
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+LAST_WORDS = 2000
+MOST_SLOTS = 4
+"""How many slots the process keeps mapped."""
+
+_left: set[int] = set()  # children that were left to finish: reaped when the next one is started
+
+
+class Child:
+    """Its line, its state of health, and what it knows. Starting it does not wait for it."""
+
+    def __init__(self, program: Sequence[str] | None, hello: Message) -> None:
+        """OSError when there is no starting it."""
+        _reap_the_left()
+        command = [sys.executable, PROGRAM, str(hello["repository"])] if program is None else list(program)
+        if not command[0]:
+            raise FileNotFoundError("this Python does not know its own program (sys.executable)")
+        self.silence = 0.0  # seconds since it last said anything
+        self.stuck = 0.0  # seconds since it last got anywhere
+        self.progress = -1
+        self.orders = 0
+        self.finishing = False
+        self.slots: dict[int, None] = {}
+        self.exit: int | None = None
+        self._errors = memory_file()
+        ours, theirs = socket.socketpair()
+        self.channel = Channel(ours)
+        try:
+            self.channel.post(hello)
+            self.channel.flush()
+            self.process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            self.channel.close()
+            os.close(self._errors)
+            raise
+        finally:
+            theirs.close()
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self.exit = os.pidfd_open(self.process.pid)
+
+    def has_slot(self, key: int) -> bool:
+        return key in self.slots
+
+    def give_slot(self, key: int) -> list[int]:
+        """The key becomes the last one used; returns the keys that it is to drop for it."""
+        self.slots.pop(key, None)
+        self.slots[key] = None
+        dropped = list(self.slots)[:-MOST_SLOTS]
+        for each in dropped:
+            del self.slots[each]
+        return dropped
+
+    def dead(self) -> bool:
+        """Also reaps it."""
+        return self.process.poll() is not None
+
+    def kill(self) -> None:
+        """Works on a stopped process too; one that hangs in a system call dies when that returns."""
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)
+
+    def epitaph(self) -> str:
+        """How it ended, and its last words."""
+        code = self.process.returncode
+        if code is None:
+            how = "no exit code yet"
+        elif code < 0:
+            known = {each.value: each.name for each in signal.Signals}
+            how = f"killed by {known.get(-code, f'signal {-code}')}"
+        else:
+            how = f"exit code {code}"
+        words = contents(self._errors, LAST_WORDS).decode("utf-8", "replace").strip()
+        return f"{how}\n{words}" if words else how
+
+    def let_go(self) -> None:
+        """Close this side; a process that still runs is left to finish."""
+        if self.process.poll() is None:
+            _left.add(self.process.pid)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close this side without a look at the process, which may be another one's child."""
+        if self.process.returncode is None:
+            self.process.returncode = 0  # nobody will wait for it through this object
+        self.channel.close()
+        descriptors, self.exit, self._errors = (self.exit, self._errors), None, -1
+        for descriptor in descriptors:
+            if descriptor is not None and descriptor >= 0:
+                os.close(descriptor)
+
+
+def _reap_the_left() -> None:
+    for pid in list(_left):
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0] != 0
+        except OSError:
+            ended = True
+        if ended:
+            _left.discard(pid)

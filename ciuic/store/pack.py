@@ -28,6 +28,7 @@ from ciuic.store.pack_format import (
 )
 
 WRITE_BATCH = 4 << 20
+START_WRITING_BATCH = 8 << 20
 
 
 class PackWriter:
@@ -44,6 +45,7 @@ class PackWriter:
         self.records: list[FooterRow] = []
         self.position = HEADER.size
         self.synced = 0
+        self._started = 0
         self._pending: list[Any] = [pack_header(repository_id)]
         self._pending_length = HEADER.size
         self._descriptor = fs.create(path)
@@ -65,6 +67,9 @@ class PackWriter:
     def _flush(self) -> None:
         pending, self._pending, self._pending_length = self._pending, [], 0
         self.fs.write(self._descriptor, pending, self.path)
+        if self.position - self._started >= START_WRITING_BATCH:
+            self.fs.start_writing(self._descriptor, self._started, self.position - self._started)
+            self._started = self.position
 
     def sync(self) -> None:
         """What has been appended is durable on return, under the temporary name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ from ciuic.commit.pipeline import Details, commit_snapshot
 from ciuic.errors import StorageError
 from ciuic.objects.ids import Kind, digest
 from ciuic.objects.snapshot import Snapshot
-from ciuic.store import pack_session
+from ciuic.store import pack, pack_session
+from ciuic.store.fs import FileSystem
 from ciuic.store.fsck import check
 from ciuic.store.object_reader import read_snapshot
 
@@ -75,6 +77,30 @@ def test_a_large_pack_is_synced_before_it_says_what_that_took(
     snapshot = trainer.commit(STATE)
     assert len(synced(fs)) == times
     assert Trainer(tmp_path).load(snapshot) == STATE
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_large_pack_is_on_its_way_before_it_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    """Stretch after stretch, each of what has been written only; a system that cannot do it goes without."""
+    monkeypatch.setattr(pack, "START_WRITING_BATCH", 8192)
+    if not supported:
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    stretches: list[tuple[int, int]] = []
+
+    class Watched(FileSystem):
+        def start_writing(self, descriptor: int, offset: int, length: int) -> None:
+            assert offset + length <= self.size(descriptor)
+            stretches.append((offset, offset + length))
+            super().start_writing(descriptor, offset, length)
+
+    Trainer.create(tmp_path)
+    state: dict[str, object] = {"w": noise("large", 100_000)}
+    snapshot = Trainer(tmp_path, Watched()).commit(state)
+    assert len(stretches) >= 8 and stretches[0][0] == 0
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(stretches))
+    assert Trainer(tmp_path).load(snapshot) == state
 
 
 @pytest.mark.parametrize("failing", [0, 1])

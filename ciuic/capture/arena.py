@@ -11,7 +11,10 @@ import time
 from ciuic.capture.memory import available_bytes
 from ciuic.capture.shared_memory import Mapping, create
 
-GRAIN = 4 << 20
+GRAIN = 256 << 10
+SMALL_SLOTS_BYTES = 64 << 20
+MOST_SMALL_SLOTS = 16
+"""Slots of small states are cheap: so many may take so much memory, however few were asked for."""
 SPARE_BYTES = 256 << 20
 """What the writer and the trainer may need beside the slots."""
 UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
@@ -59,7 +62,7 @@ class Slot:
 
 
 class Arena:
-    """At most ``most`` slots, fewer where memory is short; each is used by one snapshot at a time."""
+    """At most ``most`` slots (more of small states), fewer where memory is short; a snapshot uses one at a time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -113,10 +116,11 @@ class Arena:
         largest = max((slot.size for slot in self._slots), default=0)
         if self._usable is not None and nbytes <= largest:
             return self._usable
+        most = max(self.most, min(MOST_SMALL_SLOTS, SMALL_SLOTS_BYTES // max(nbytes, GRAIN)))
         free = available_bytes()
         if free is None:
-            self._usable = self.most
-            return self.most
+            self._usable = most
+            return most
         room = (free - SPARE_BYTES + sum(slot.size for slot in self._slots)) // max(nbytes, 1)
         if room < 1:
             raise MemoryError(
@@ -127,7 +131,7 @@ class Arena:
                 "Snapshots in the background use %d slot%s of %s instead of %d: %s of memory are free.",
                 room, "" if room == 1 else "s", size_text(nbytes), self.most, size_text(free),
             )  # fmt: skip
-        self._usable = min(self.most, room)
+        self._usable = min(most, room)
         return self._usable
 
     def prepare(self, nbytes: int) -> None:

@@ -53,6 +53,24 @@ class Tensor:
     array: str = "torch"
     quantizer: Plain = None
 
+    def __init__(
+        self,
+        dtype: str,
+        shape: tuple[int, ...],
+        source: TensorSource,
+        tie: tuple[Key, ...] | None = None,
+        array: str = "torch",
+        quantizer: Plain = None,
+    ) -> None:
+        # A commit makes hundreds while training waits, and a frozen dataclass's own __init__ takes twice as long.
+        own = self.__dict__
+        own["dtype"] = dtype
+        own["shape"] = shape
+        own["source"] = source
+        own["tie"] = tie
+        own["array"] = array
+        own["quantizer"] = quantizer
+
 
 @dataclass(frozen=True)
 class Value:

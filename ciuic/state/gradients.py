@@ -60,11 +60,12 @@ def pending_gradients(optimizers: Any, names: Mapping[int, str]) -> Container | 
     """
     items: list[tuple[Key, StateNode]] = []
     capture = Capture()
+    left = {id(optimizer): _after_step.get(optimizer, {}) for optimizer in optimizers_in(optimizers)}
     for optimizer, parameter, name in named_parameters(optimizers, names):
         gradient = parameter.grad
         if gradient is None:
             continue
-        reference, version = _after_step.get(optimizer, {}).get(id(parameter), (None, -1))
+        reference, version = left[id(optimizer)].get(id(parameter), (None, -1))
         if reference is None or reference() is not gradient or gradient._version != version:
             items.append((name, to_tree(gradient, ("gradients", name), capture)))
     return Container("module", tuple(items)) if items else None

@@ -35,7 +35,11 @@ class Capture:
         source = leaf.source
         if not isinstance(source, LiveTensor) or not source.nbytes:
             return leaf
-        held = self.holders.setdefault(source.tensor.data_ptr(), [])
+        address = source.tensor.data_ptr()
+        held = self.holders.get(address)
+        if held is None:
+            self.holders[address] = [(leaf, path)]
+            return leaf
         for other, first in held:
             if _memory(other) == _memory(leaf):
                 return replace(leaf, tie=first[1:])

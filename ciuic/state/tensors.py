@@ -14,6 +14,12 @@ from ciuic.objects.tree import stored_nbytes
 
 PIECE_BYTES = 16 << 20
 FLOAT_SCALES = "per_channel_affine_float_qparams"
+USUAL = frozenset((torch.Tensor, torch.nn.Parameter))
+STRIDED = torch.strided
+STRIDED_DTYPES: dict[Any, str] = {
+    getattr(torch, name): name for name in DTYPE_WIDTHS if hasattr(torch, name) and not name.startswith("q")
+}
+"""The dtypes that need no quantizer, with their names."""
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -35,11 +41,11 @@ class LiveTensor:
     __slots__ = ("nbytes", "tensor", "width")
     stable = False
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.width = DTYPE_WIDTHS[dtype_name(tensor.dtype)]
+    def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
+        self.width = width = DTYPE_WIDTHS[dtype]
         # torch cannot copy int1 … uint7; as bytes it can.
-        self.tensor = tensor.view(torch.uint8) if self.width == 1 and not tensor.is_quantized else tensor
-        self.nbytes = tensor.numel() * self.width
+        self.tensor = tensor.view(torch.uint8) if width == 1 else tensor
+        self.nbytes = tensor.numel() * width
 
     def read(self, start: int, stop: int) -> Any:
         piece = row_major(self.tensor, start // self.width, stop // self.width)
@@ -73,16 +79,9 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     return memoryview(array)
 
 
-def check_supported(tensor: torch.Tensor, path: str | tuple[Key, ...]) -> None:
+def check_supported(tensor: torch.Tensor, path: str) -> None:
     """UnsupportedState for a tensor whose bytes are not simply there."""
     kind = type(tensor)
-    if (
-        (kind is torch.Tensor or kind is torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and not tensor.is_meta
-        and dtype_name(tensor.dtype) in DTYPE_WIDTHS
-    ):
-        return  # what nearly all are
     reason = ""
     if isinstance(tensor, (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)):
         reason = "is not initialised yet. Run a batch through the model first."
@@ -95,19 +94,20 @@ def check_supported(tensor: torch.Tensor, path: str | tuple[Key, ...]) -> None:
     elif dtype_name(tensor.dtype) not in DTYPE_WIDTHS:
         reason = f"has the dtype {tensor.dtype}, which this ciuic does not know. Upgrade ciuic, or cast it."
     if reason:
-        raise UnsupportedState(f"{_text(path)} {reason}")
+        raise UnsupportedState(f"{path} {reason}")
 
 
 def tensor_leaf(tensor: torch.Tensor, path: str | tuple[Key, ...], *, array: str = "torch") -> Tensor:
-    """The leaf of a live tensor; UnsupportedState when it cannot be stored."""
-    check_supported(tensor, path)
-    tensor = tensor.detach()  # its own view of the memory: the parameter may get another
+    """The leaf of a live tensor; UnsupportedState when it cannot be stored. A training loop waits for this."""
+    name = STRIDED_DTYPES.get(tensor.dtype)
+    if type(tensor) not in USUAL or name is None or tensor.layout is not STRIDED or tensor.is_meta:
+        check_supported(tensor, _text(path))
+    tensor = tensor.detach()  # its own hold on the memory: the parameter may be given another
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
-    shape, name = tuple(tensor.shape), dtype_name(tensor.dtype)
-    if tensor.is_quantized:
-        return _quantized_leaf(tensor, name, shape, _text(path))
-    return Tensor(name, shape, LiveTensor(tensor), None, array)
+    if name is None:
+        return _quantized_leaf(tensor, dtype_name(tensor.dtype), tuple(tensor.shape), _text(path))
+    return Tensor(name, tuple(tensor.shape), LiveTensor(tensor, name), None, array)
 
 
 def _text(path: str | tuple[Key, ...]) -> str:
@@ -130,7 +130,9 @@ def _quantized_leaf(tensor: torch.Tensor, name: str, shape: tuple[int, ...], pat
     integers = tensor.int_repr() if name not in PACKED_ELEMENTS else _memory(tensor)
     if name in PACKED_ELEMENTS and integers.numel() != stored_nbytes(name, shape):
         raise UnsupportedState(f"{path} is a view into a tensor of the packed dtype {name}. Pass a copy of it.")
-    return Tensor(name, shape, LiveTensor(integers), quantizer={"scheme": scheme, **quantizer})
+    return Tensor(
+        name, shape, LiveTensor(integers, dtype_name(integers.dtype)), quantizer={"scheme": scheme, **quantizer}
+    )
 
 
 def _memory(tensor: torch.Tensor) -> torch.Tensor:

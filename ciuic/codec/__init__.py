@@ -7,7 +7,11 @@ from enum import IntEnum
 from typing import Any
 
 SAMPLE_LENGTH = 16 * 1024
-WORTH_IT = 0.94  # what zstandard has to reach before decoding twice as slowly pays
+SAMPLE_PIECES = 16
+GOLDEN = 0x9E3779B1  # of 2^32: its multiples are spread evenly, and in step with no row length
+# What zstandard has to reach. It takes 2.5 s for a GB of weights, which stay at 92 % (fp32) or 78 % (bf16); what is
+# mostly zeros, integers or fp8 goes below 70 %.
+WORTH_IT = 0.72
 
 
 class Codec(IntEnum):
@@ -46,12 +50,19 @@ def encode(raw: Any) -> tuple[Codec, Any]:
     view = memoryview(raw).cast("B")
     compressor = _zstandard().compressor
     if len(view) > 4 * SAMPLE_LENGTH:
-        middle = (len(view) // 2) & ~15
-        sample = compressor.compress(view[middle : middle + SAMPLE_LENGTH])
+        sample = compressor.compress(_sample(view))
         if len(sample) > WORTH_IT * SAMPLE_LENGTH:
             return Codec.RAW, raw
     stored = compressor.compress(view)
     return (Codec.ZSTD, stored) if len(stored) <= WORTH_IT * len(view) else (Codec.RAW, raw)
+
+
+def _sample(view: memoryview) -> bytes:
+    """SAMPLE_LENGTH bytes from all over, since empty rows lie together. Aligned to every element's width."""
+    piece = SAMPLE_LENGTH // SAMPLE_PIECES
+    span = len(view) - piece
+    starts = ((span * (GOLDEN * index & 0xFFFFFFFF) >> 32) & ~15 for index in range(SAMPLE_PIECES))
+    return b"".join(view[start : start + piece] for start in starts)
 
 
 def decode(codec: int, stored: Any, raw_length: int) -> Any:

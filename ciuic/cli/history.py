@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from ciuic.cli.words import (
     SHORT,
     Labels,
     Prunes,
+    cost_text,
     first_line,
     labels_by_snapshot,
     metrics_text,
@@ -24,9 +26,11 @@ from ciuic.cli.words import (
     snapshot_record,
     step_text,
 )
+from ciuic.errors import CiuicError
 
 if TYPE_CHECKING:
     from ciuic.objects.snapshot import Snapshot
+    from ciuic.repo import Repo
 
 
 @click.command("log", cls=Command)
@@ -96,7 +100,11 @@ def _log_cells(session: Session, row: str, snapshot: Snapshot | None, prunes: Pr
 @click.argument("revision", metavar="[REV]", default="HEAD", type=REVISION)
 @pass_session
 def show_command(session: Session, revision: str) -> None:
-    """Print one snapshot (default HEAD): where it stands, what it holds, its metrics and configuration."""
+    """Print one snapshot (default HEAD): where it stands, what it holds and cost, its metrics and configuration.
+
+    The costs are times: "call" is what the training loop spent in the call, "fence" what an optimizer step waited for
+    the copy; "copy", "encode" (processor time) and "write" went on beside it, unless the call waited for them.
+    """
     repo = session.repo()
     snapshot = repo.resolve(revision)
     labels, prunes = labels_by_snapshot(repo), repo.prunes()
@@ -106,7 +114,7 @@ def show_command(session: Session, revision: str) -> None:
     paint = session.paint
     session.line(f"snapshot {paint(snapshot.id, 'yellow')}  {painted_labels(paint, labels.get(snapshot.id, []))}")
     pruned = prunes.get(snapshot.id, frozenset())
-    facts = _facts(session, snapshot, pruned)
+    facts = _facts(session, snapshot, pruned, _as_its_parent(repo, snapshot))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         session.line(f"{paint(name.ljust(width), 'dim')}  {value}")
@@ -119,7 +127,14 @@ def show_command(session: Session, revision: str) -> None:
             session.line(f"    {printable(line)}")
 
 
-def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str]) -> list[tuple[str, str]]:
+def _as_its_parent(repo: Repo, snapshot: Snapshot) -> bool:
+    """Every component is the parent's; false where that cannot be read."""
+    with contextlib.suppress(CiuicError):
+        return bool(snapshot.tree and snapshot.parents) and repo.resolve(snapshot.parents[0]).tree == snapshot.tree
+    return False
+
+
+def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str], unchanged: bool) -> list[tuple[str, str]]:
     time = snapshot.timestamp.strftime("%Y-%m-%d %H:%M:%S UTC")
     parents = " ".join(session.paint(short(parent), "yellow") for parent in snapshot.parents)
     facts = [
@@ -131,8 +146,10 @@ def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str]) -> list
         (
             "size",
             f"{humane.size(sum(snapshot.raw_bytes.values()))}; "
-            f"the snapshot added {humane.size(snapshot.added_bytes)} to the store",
+            f"the snapshot added {humane.size(snapshot.added_bytes)} to the store"
+            + (": the same state as its parent" if unchanged else ""),
         ),
+        ("cost", cost_text(snapshot.cost)),
         ("pruned", pruned_text(pruned)),
         ("written by", ", ".join(f"{name} {version}" for name, version in snapshot.versions.items())),
     ]

@@ -40,6 +40,16 @@ def age(then: datetime, now: datetime) -> str:
     return f"{text} ago" if seconds > 0 else f"in {text}"
 
 
+def seconds(duration: float) -> str:
+    """A duration with two digits or so: "0 ms", "0.04 ms", "3.1 ms", "0.24 s", "12 s"."""
+    if duration == 0:
+        return "0 ms"
+    amount, unit = (duration * 1000, "ms") if duration < 0.1 else (duration, "s")
+    if amount < 0.01:
+        return f"<0.01 {unit}"
+    return f"{amount:.{0 if amount >= 9.95 else 1 if amount >= 0.995 else 2}f} {unit}"
+
+
 def number(value: float) -> str:
     """A metric or a statistic with four significant digits; integers whole, zero as 0."""
     if isinstance(value, int) or not math.isfinite(value):

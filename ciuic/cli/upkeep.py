@@ -119,7 +119,10 @@ def _fsck_lines(session: Session, report: FsckReport) -> Iterator[str]:
 @click.command("stats", cls=Command)
 @pass_session
 def stats_command(session: Session) -> None:
-    """Show how much the snapshots hold, how little of it is stored, and where the saving comes from."""
+    """Show how much the snapshots hold, how little of it is stored, where the saving comes from, and what they took.
+
+    The times are those of `ciuic show`, over the snapshots that have them.
+    """
     stats = session.repo().stats()
     if session.as_json:
         by_codec = {name: {"raw_bytes": raw, "stored_bytes": stored} for name, (raw, stored) in stats.by_codec.items()}
@@ -140,6 +143,12 @@ def stats_command(session: Session) -> None:
     columns = (Column(), Column(right=True), Column("dim", right=True), Column("dim"))
     for line in aligned(session.paint, columns, list(_stats_rows(stats))):
         session.line(line)
+    if stats.costs:
+        session.line()
+        session.line(session.paint("cost", "bold"))
+        columns = (Column(), Column(right=True), Column("dim", right=True), Column("dim"))
+        for line in aligned(session.paint, columns, list(_cost_rows(stats))):
+            session.line(line)
 
 
 def _stats_rows(stats: Stats) -> Iterator[list[str]]:
@@ -161,3 +170,13 @@ def _stats_rows(stats: Stats) -> Iterator[list[str]]:
         yield saving(f"  {printable(name)}", raw - stored, f"{humane.size(raw)} as {humane.size(stored)}")
     yield row("stored", stats.stored_bytes)
     yield row("on disk", stats.pack_bytes, "with trees, indexes, and what gc could free")
+
+
+def _cost_rows(stats: Stats) -> Iterator[list[str]]:
+    for name, cost in stats.costs.items():
+        yield [
+            f"  {printable(name)}",
+            f"median {humane.seconds(cost.median)}",
+            f"worst {humane.seconds(cost.worst)}",
+            humane.count(cost.snapshots, "snapshot"),
+        ]

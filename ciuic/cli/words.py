@@ -32,6 +32,11 @@ def metrics_text(metrics: Mapping[str, float]) -> str:
     return " ".join(f"{printable(name)}={humane.number(value)}" for name, value in metrics.items())
 
 
+def cost_text(cost: Mapping[str, float]) -> str:
+    """ "call 3.1 ms, fence 0 ms, copy 0.24 s"."""
+    return ", ".join(f"{printable(name)} {humane.seconds(seconds)}" for name, seconds in cost.items())
+
+
 def first_line(message: str) -> str:
     """The subject of a message, safe to print."""
     return printable(message.split("\n", 1)[0].strip())
@@ -87,6 +92,7 @@ def snapshot_record(snapshot: Snapshot, labels: Labels, prunes: Prunes) -> dict[
         "contains": snapshot.contains,
         "raw_bytes": snapshot.raw_bytes,
         "added_bytes": snapshot.added_bytes,
+        "cost": snapshot.cost,
         "refs": labels.get(snapshot.id, []),
         "pruned": prunes.get(snapshot.id, frozenset()),
     }

@@ -9,8 +9,23 @@ from ciuic.codec import Codec
 from ciuic.errors import DamagedData
 from ciuic.history.graph import ancestors
 from ciuic.objects.ids import Kind
+from ciuic.objects.snapshot import COSTS
 from ciuic.store.refs import HEADS, TAGS, WHOLE
 from ciuic.store.store import Store
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part of taking snapshots took, in seconds, over the ``snapshots`` that say so."""
+
+    snapshots: int
+    median: float
+    worst: float
+
+    @staticmethod
+    def of(seconds: list[float]) -> Cost:
+        """Of an even number the median is the upper of the two in the middle: a time that was measured."""
+        return Cost(len(seconds), sorted(seconds)[len(seconds) // 2], max(seconds))
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,7 @@ class Stats:
     component. ``unique_bytes``: raw bytes of the distinct records; ``stored_bytes``: the same as stored;
     ``by_codec``: codec name → (raw, stored). ``pack_bytes``: the files, with headers, footers and what gc has not
     collected yet. ``identical_bytes`` and ``coded_bytes`` are what dedup and coding have saved.
+    ``costs``: what the snapshots took, by the names of ``Snapshot.cost``.
     """
 
     snapshots: int
@@ -35,6 +51,7 @@ class Stats:
     pack_bytes: int
     raw_by_component: dict[str, int]
     by_codec: dict[str, tuple[int, int]]
+    costs: dict[str, Cost]
 
     @property
     def identical_bytes(self) -> int:
@@ -52,11 +69,14 @@ def statistics(store: Store) -> Stats:
         head = store.refs.head().snapshot
         prunes = store.refs.prunes()
         raw: dict[str, int] = {}
+        seconds: dict[str, list[float]] = {name: [] for name in COSTS}
         count = pruned = 0
         for snapshot in ancestors(store, {*branches.values(), *tags.values(), *([head] if head else [])}):
             count += 1
             gone = prunes.get(snapshot.id, frozenset())
             pruned += bool(gone)
+            for name, duration in snapshot.cost.items():
+                seconds.setdefault(name, []).append(duration)
             for name, size in snapshot.raw_bytes.items():
                 if WHOLE not in gone and name not in gone:
                     raw[name] = raw.get(name, 0) + size
@@ -91,4 +111,5 @@ def statistics(store: Store) -> Stats:
             pack_bytes=pack_bytes,
             raw_by_component=raw,
             by_codec=by_codec,
+            costs={name: Cost.of(durations) for name, durations in seconds.items() if durations},
         )

@@ -15,6 +15,7 @@ from ciuic.objects.state_tree import Plain
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 COMPONENTS = ("model", "optimizer", "scheduler", "scaler", "extra", "gradients", "rng")
+COSTS = ("call", "fence", "copy", "encode", "write")
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,12 +104,12 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
         metrics=dict(value["metrics"]),
         config=config,
         parents=tuple(parent.hex() for parent in value["parents"]),
-        tree={name: value["components"][name].hex() for name in _in_order(value["components"])},
+        tree={name: value["components"][name].hex() for name in _in_order(value["components"], COMPONENTS)},
         contains=tuple(value["contains"]),
-        raw_bytes={name: value["raw_bytes"][name] for name in _in_order(value["raw_bytes"])},
+        raw_bytes={name: value["raw_bytes"][name] for name in _in_order(value["raw_bytes"], COMPONENTS)},
         added_bytes=value["added_bytes"],
         versions=dict(value["versions"]),
-        cost=dict(value["cost"]),
+        cost={name: value["cost"][name] for name in _in_order(value["cost"], COSTS)},
     )
 
 
@@ -118,9 +119,9 @@ def _check(what: str, kind: type, values: Iterable[Any]) -> None:
             raise ValueError(f"{what} of the wrong type")
 
 
-def _in_order(names: dict[str, Any]) -> list[str]:
-    """Component names as people expect them; CBOR sorts them by length."""
+def _in_order(names: dict[str, Any], expected: tuple[str, ...]) -> list[str]:
+    """Names in the order in which people expect them, then the others; CBOR sorts them by length."""
     return [
-        *(name for name in COMPONENTS if name in names),
-        *(name for name in names if name not in COMPONENTS),
+        *(name for name in expected if name in names),
+        *(name for name in names if name not in expected),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,63 @@ def test_show_says_what_was_pruned(change: Run) -> None:
     change("prune", "main~3")
     assert change("show", "main~3").code == 0
     assert change("--json", "show", "main~3").record["pruned"][0] == "*"
+
+
+def test_show_says_what_the_snapshot_cost(run: Run) -> None:
+    """What was measured, in the order of the work; programs get seconds."""
+    amount = r"(0|<?\d[\d.]*) (ms|s)"
+    assert re.search(rf"^cost +(call {amount}, )?encode {amount}, write {amount}$", run("show").out, re.MULTILINE)
+    for record in (run("--json", "show").record, run("--json", "log", "-n", "1").record):
+        assert set(record["cost"]) >= {"encode", "write"}
+        assert all(isinstance(seconds, float) and seconds >= 0 for seconds in record["cost"].values())
+
+
+def test_show_without_costs(tmp_path: Path) -> None:
+    """A snapshot that says nothing of its cost has no such line; other names than ours are printed, safely."""
+    place = str(tmp_path / "run")
+    assert run_here("init", place).code == 0
+    publish(place, cost={}, parents=())
+    assert not re.search("^cost", run_here("--repo", place, "show").out, re.MULTILINE)
+    assert "cost" not in run_here("--repo", place, "stats").out
+    publish(place, cost={"wash\x1b[31m": 0.25, "write": 1.0, "call": 0.003}, parents=("HEAD",))
+    shown = run_here("--repo", place, "show").out
+    assert re.search(r"^cost +call 3\.0 ms, write 1\.0 s, wash\S+ 0\.25 s$", shown, re.MULTILINE)
+    assert "\x1b" not in shown
+
+
+def publish(place: str, cost: dict[str, float], parents: tuple[str, ...]) -> None:
+    """A snapshot of some other writer, with a tree that is not there."""
+    import ciuic
+    from ciuic.objects.ids import Kind, object_id
+    from ciuic.objects.snapshot import Snapshot, encode_snapshot
+    from ciuic.store.store import Store
+
+    repo, store = ciuic.Repo(place), Store(place)
+    raw = encode_snapshot(
+        Snapshot(
+            id="", step=1, epoch=None, timestamp=datetime.now(timezone.utc), message="", metrics={}, config={},
+            parents=tuple(repo.resolve(parent).id for parent in parents), tree={"model": "0" * 64}, contains=(),
+            raw_bytes={"model": 5}, added_bytes=0, cost=cost,
+        )
+    )  # fmt: skip
+    id = object_id(Kind.SNAPSHOT, raw)
+    with store.shared():
+        session = store.new_packs()
+        session.add(Kind.SNAPSHOT, id, raw, codec=0, raw_length=len(raw))
+        store.index_commit(session.publish(), {})
+        store.move_ref("refs/heads/main", id.hex(), "by another writer")
+
+
+def test_show_of_a_snapshot_that_changed_nothing(change: Run, copy: Path) -> None:
+    """A run that did not move: the same trees as the parent's."""
+    import ciuic
+
+    assert "same state" not in change("show").out
+    repo = ciuic.Repo(copy)
+    for _ in range(2):
+        repo.commit(extra={"still": 1}, rng=False)
+    assert re.search(r"^size .*added 0 B to the store: the same state as its parent$", change("show").out, re.MULTILINE)
+    assert "same state" not in change("show", "HEAD~1").out
 
 
 def test_show_as_json(run: Run, ids: dict[str, str]) -> None:

@@ -158,6 +158,19 @@ def test_stats(run: Run) -> None:
     assert record["version"] == 1
 
 
+def test_stats_sums_up_what_the_snapshots_cost(run: Run, change: Run) -> None:
+    """Median and worst of what the reachable snapshots say, a pruned one among them."""
+    costs = run("--json", "stats").record["costs"]
+    recorded = [record["cost"] for record in run("--json", "log", "--all").records]
+    assert set(costs) == set().union(*recorded)
+    for name, cost in costs.items():
+        seconds = sorted(each[name] for each in recorded if name in each)
+        assert cost == {"snapshots": len(seconds), "median": seconds[len(seconds) // 2], "worst": seconds[-1]}
+    change("prune", "main~3")
+    assert change("--json", "stats").record["costs"] == costs
+    assert re.search(r"^  write +median \S+ m?s +worst \S+ m?s +8 snapshots$", run("stats").out, re.MULTILINE)
+
+
 def test_stats_of_a_new_repository(tmp_path: Path) -> None:
     run_here("init", str(tmp_path / "new"))
     assert run_here("--repo", str(tmp_path / "new"), "stats").code == 0

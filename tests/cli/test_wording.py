@@ -56,6 +56,26 @@ def test_ages(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (0.0, "0 ms"),
+        (4e-6, "<0.01 ms"),
+        (5.2e-5, "0.05 ms"),
+        (0.00314, "3.1 ms"),
+        (0.00996, "10 ms"),
+        (0.0123, "12 ms"),
+        (0.0999, "100 ms"),
+        (0.24, "0.24 s"),
+        (1.94, "1.9 s"),
+        (12.3, "12 s"),
+        (345.6, "346 s"),
+    ],
+)
+def test_durations(duration: float, text: str) -> None:
+    assert humane.seconds(duration) == text
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [(2.3134567, "2.313"), (3e-5, "3e-05"), (7, "7"), (0.0, "0"), (math.nan, "nan"), (-math.inf, "-inf")],
 )

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ciuic.writer.channel import Channel, Message
 from ciuic.writer.memory_file import contents, memory_file
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 LAST_WORDS = 2000
+HELD_SIGNALS = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}
 MOST_SLOTS = 4
 """How many slots the process keeps mapped."""
 
@@ -43,14 +44,15 @@ class Child:
         try:
             self.channel.post(hello)
             self.channel.flush()
-            self.process = subprocess.Popen(
-                command,
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                cwd="/",
-                start_new_session=True,
-            )
+            with _blocked_signals():
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._errors,
+                    cwd="/",
+                    start_new_session=True,
+                )
         except BaseException:
             self.channel.close()
             os.close(self._errors)
@@ -111,6 +113,16 @@ class Child:
         for descriptor in descriptors:
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """The child inherits them blocked, until it is ready for those that it wants."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _reap_the_left() -> None:

@@ -26,8 +26,9 @@ class PendingSnapshot:
         self._guard = threading.Lock()
 
     def __repr__(self) -> str:
-        state = "staging" if not self._staged.is_set() else "staged" if not self.done() else repr(self._error or "done")
-        return f"PendingSnapshot(step={self.step}, {state})"
+        if self.done():
+            return f"PendingSnapshot(step={self.step}, {self._error or self._snapshot!r})"
+        return f"PendingSnapshot(step={self.step}, {'staged' if self._staged.is_set() else 'staging'})"
 
     def staged(self, timeout: float | None = None) -> bool:
         """Wait until the copy is complete, at most ``timeout`` seconds. True: the snapshot survives this process.

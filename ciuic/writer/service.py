@@ -42,6 +42,7 @@ def main() -> None:
     for message in early:
         link.orders.put(message)
     signal.signal(signal.SIGTERM, lambda number, frame: _leave(link, number, frame))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     link.start()
     if hello["low"]:
         priority.lower()

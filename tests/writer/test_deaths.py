@@ -103,9 +103,15 @@ def test_the_writer_dies_while_it_leaves_a_branch(trainer, program, repo, part, 
 def test_the_branch_moved_on_after_the_writer_died(trainer, program, repo, path, warnings_of):
     """What it had published is not published again; the next job is on a branch of its own."""
     repo.commit_components({"extra": ciuic_value(0)}, (), step=0)
-    body = dying("sync", "/refs/heads/main", True).replace(
-        "die()", "(os.kill(os.getpid(), signal.SIGSTOP), time.sleep(0.1), die())"
-    )
+    body = """
+        class Dying(storing.Following):
+            def _moved(self, position):
+                if once("died"):
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                    die()
+                super()._moved(position)
+        storing.Following = Dying
+    """
     one = trainer(start_up=program(body))
     pendings = [one.submit(1), one.submit(2)]
     until(lambda: one.writer.pid is not None and state_of(one.writer.pid) == "T")
@@ -285,8 +291,8 @@ def test_a_full_disk(trainer, program, repo, warnings_of):
     """Tried again, then failed and counted; when there is room, the next job goes on from the last one published."""
     one = trainer(start_up=program())
     one.submit(1).result(60)
-    resource.prlimit(one.writer.pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
-    failed = one.submit(2, size=1 << 17)
+    resource.prlimit(one.writer.pid, resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
+    failed = one.submit(2)
     assert isinstance(failed.exception(60), StorageError)
     resource.prlimit(one.writer.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert one.submit(3).result(60).parents == (repo.resolve("main~1").id,)
@@ -363,7 +369,7 @@ def start_trainer(path, body, **options):
         "submit(10)",
         # a worker that was forked holds the socket, and lives on
         """
-        one.submit(0).result(60)
+        submit(1)[0].result(60)
         if os.fork() == 0:
             os.close(1)
             time.sleep(20)
@@ -373,7 +379,7 @@ def start_trainer(path, body, **options):
         """,
         # the writer comes to its work when the trainer is gone
         """
-        one.submit(0).result(60)
+        submit(1)[0].result(60)
         os.kill(one.writer.pid, signal.SIGSTOP)
         if os.fork() == 0:
             os.close(1)

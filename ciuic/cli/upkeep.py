@@ -145,8 +145,6 @@ def stats_command(session: Session) -> None:
         session.line(line)
     if stats.costs:
         session.line()
-        session.line(session.paint("cost", "bold"))
-        columns = (Column(), Column(right=True), Column("dim", right=True), Column("dim"))
         for line in aligned(session.paint, columns, list(_cost_rows(stats))):
             session.line(line)
 
@@ -173,10 +171,11 @@ def _stats_rows(stats: Stats) -> Iterator[list[str]]:
 
 
 def _cost_rows(stats: Stats) -> Iterator[list[str]]:
+    yield ["cost", "median", "worst", ""]
     for name, cost in stats.costs.items():
         yield [
             f"  {printable(name)}",
-            f"median {humane.seconds(cost.median)}",
-            f"worst {humane.seconds(cost.worst)}",
+            humane.seconds(cost.median),
+            humane.seconds(cost.worst),
             humane.count(cost.snapshots, "snapshot"),
         ]

@@ -9,8 +9,8 @@ from typing import Any
 SAMPLE_LENGTH = 16 * 1024
 SAMPLE_PIECES = 16
 GOLDEN = 0x9E3779B1  # of 2^32: its multiples are spread evenly, and in step with no row length
-# What zstandard has to reach. It takes 2.5 s for a GB of weights, which stay at 92 % (fp32) or 78 % (bf16); what is
-# mostly zeros, integers or fp8 goes below 70 %.
+# What zstandard has to reach with tensors. It takes 2.5 s for a GB of weights, which stay at 92 % (fp32) or 78 %
+# (bf16); what is mostly zeros, integers or fp8 goes below 70 %.
 WORTH_IT = 0.72
 
 
@@ -45,16 +45,19 @@ def _zstandard() -> _PerThread:
     return _objects
 
 
-def encode(raw: Any) -> tuple[Codec, Any]:
-    """The smaller of the codecs, judged by a sample first: ``(codec, stored bytes)``. RAW returns ``raw`` itself."""
+def encode(raw: Any, worth_it: float = WORTH_IT) -> tuple[Codec, Any]:
+    """The codec and the stored bytes. RAW, which returns ``raw`` itself, unless another leaves ``worth_it`` at most.
+
+    A sample is tried first.
+    """
     view = memoryview(raw).cast("B")
     compressor = _zstandard().compressor
     if len(view) > 4 * SAMPLE_LENGTH:
         sample = compressor.compress(_sample(view))
-        if len(sample) > WORTH_IT * SAMPLE_LENGTH:
+        if len(sample) > worth_it * SAMPLE_LENGTH:
             return Codec.RAW, raw
     stored = compressor.compress(view)
-    return (Codec.ZSTD, stored) if len(stored) <= WORTH_IT * len(view) else (Codec.RAW, raw)
+    return (Codec.ZSTD, stored) if len(stored) <= worth_it * len(view) else (Codec.RAW, raw)
 
 
 def _sample(view: memoryview) -> bytes:

@@ -18,6 +18,8 @@ from ciuic.store.store import Store
 MOST_NESTED = 190
 """Containers and modules in one another: a reader follows no more than 200 levels."""
 MOST_MODULES = 100
+WORTH_IT = 0.94
+"""A tree is small beside its tensors, and names shrink: coding one costs next to nothing."""
 INLINE_LIMIT = 4096
 """Bytes of a plain value's encoding up to which it stands in its tree; a longer one is chunked."""
 
@@ -104,6 +106,6 @@ class TreeWriter:
         raw = encode_tree(tree)
         tree_id = object_id(Kind.TREE, raw)
         if tree_id not in self.session and not self.store.known(tree_id):
-            codec, stored = encode(raw)
+            codec, stored = encode(raw, WORTH_IT)
             self.session.add(Kind.TREE, tree_id, stored, codec=codec, raw_length=len(raw))
         return tree_id

@@ -15,7 +15,7 @@ from ciuic.objects.plain import mapping_kind, to_encodable
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, path_text
 from ciuic.state.modules import plain_name, unwrap
 from ciuic.state.optimizers import named_optimizer_state
-from ciuic.state.tensors import LiveTensor, tensor_leaf, to_torch
+from ciuic.state.tensors import USUAL, LiveTensor, tensor_leaf, to_torch
 
 MOST_NESTED = 150
 SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
@@ -30,10 +30,11 @@ class Capture:
     parameter_names: Mapping[int, str] = field(default_factory=dict)
     holders: dict[int, list[tuple[Tensor, tuple[Key, ...]]]] = field(default_factory=dict)  # by address
 
-    def tied(self, leaf: Tensor, path: tuple[Key, ...]) -> Tensor:
-        """The leaf, with ``tie`` set when an earlier one of this component is the same memory."""
-        source = leaf.source
-        if not isinstance(source, LiveTensor) or not source.nbytes:
+    def leaf(self, tensor: torch.Tensor, path: tuple[Key, ...], array: str = "torch") -> Tensor:
+        """The tensor's leaf, with ``tie`` set when an earlier one of this component is the same memory."""
+        leaf = tensor_leaf(tensor, path, array)
+        source: Any = leaf.source
+        if not source.nbytes:
             return leaf
         address = source.tensor.data_ptr()
         held = self.holders.get(address)
@@ -42,7 +43,7 @@ class Capture:
             return leaf
         for other, first in held:
             if _memory(other) == _memory(leaf):
-                return replace(leaf, tie=first[1:])
+                return leaf if first == path else replace(leaf, tie=first[1:])
         held.append((leaf, path))
         return leaf
 
@@ -78,10 +79,10 @@ def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
             f"{path_text(path[:8])}/…: nested more than {MOST_NESTED} deep, or inside itself. Make it flatter."
         )
     kind = type(value)
+    if kind in USUAL or isinstance(value, torch.Tensor):
+        return capture.leaf(value, path)
     if kind in SCALARS:
         return Value(value)
-    if isinstance(value, torch.Tensor):
-        return capture.tied(tensor_leaf(value, path), path)
     if kind is dict:
         return _mapping(value, path, capture)
     if kind is list or kind is tuple:
@@ -175,7 +176,7 @@ def _numpy_leaf(value: Any, path: tuple[Key, ...], capture: Capture) -> Tensor:
         raise UnsupportedState(
             f"{path_text(path)}: cannot store a numpy array of dtype {array.dtype}. Use numbers or booleans."
         ) from None
-    return capture.tied(tensor_leaf(tensor, path, array=kind), path)
+    return capture.leaf(tensor, path, kind)
 
 
 def to_live(node: StateNode, made: dict[tuple[Key, ...], Any] | None = None, path: tuple[Key, ...] = ()) -> Any:

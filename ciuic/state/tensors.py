@@ -97,7 +97,7 @@ def check_supported(tensor: torch.Tensor, path: str) -> None:
         raise UnsupportedState(f"{path} {reason}")
 
 
-def tensor_leaf(tensor: torch.Tensor, path: str | tuple[Key, ...], *, array: str = "torch") -> Tensor:
+def tensor_leaf(tensor: torch.Tensor, path: str | tuple[Key, ...], array: str = "torch") -> Tensor:
     """The leaf of a live tensor; UnsupportedState when it cannot be stored. A training loop waits for this."""
     name = STRIDED_DTYPES.get(tensor.dtype)
     if type(tensor) not in USUAL or name is None or tensor.layout is not STRIDED or tensor.is_meta:

@@ -29,8 +29,8 @@ class Child:
         """OSError when there is no starting it."""
         _reap_the_left()
         command = [sys.executable, PROGRAM, str(hello["repository"])] if program is None else list(program)
-        if not command[0]:
-            raise FileNotFoundError("this Python does not know its own program (sys.executable)")
+        if not command[0] or (program is None and getattr(sys, "frozen", False)):
+            raise FileNotFoundError("sys.executable is no Python")
         self.silence = 0.0  # seconds since it last said anything
         self.stuck = 0.0  # seconds since it last got anywhere
         self.progress = -1

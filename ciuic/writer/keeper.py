@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ciuic.errors import CiuicError, SnapshotTimeout, WriterFailed
+from ciuic.errors import CiuicError, SnapshotTimeout, StorageError, WriterFailed
 from ciuic.history.following import Attempt, Position
 from ciuic.objects.snapshot import decode_snapshot
+from ciuic.store.fs import LOCAL
 from ciuic.writer.channel import Message
 from ciuic.writer.child import Child
 from ciuic.writer.jobs import Jobs, Running, guarded
@@ -104,6 +105,9 @@ class Keeper:
             child, self.child = self.child, None
             if child is not None:
                 child.let_go()
+            for name in self._leftovers:
+                with contextlib.suppress(StorageError, OSError):
+                    LOCAL.remove_if_there(os.path.join(self.repository, "tmp", os.path.basename(name)))
             self.closing = True
             with self._alarm_guard:
                 self._close_alarm()
@@ -285,15 +289,20 @@ class Keeper:
         self.child = None
         child.let_go()
         running = self.jobs.all()
+        self._take_leftovers(running)
         for each in running:
             each.posted = each.sent = False
-            self._leftovers += each.temporary
-            each.temporary = []
         if running:
             first = running[0]
             first.deaths += 1
             if first.deaths >= MOST_WRITERS:
                 self._give_up(first, f"The writer process died {MOST_WRITERS} times over this snapshot.")
+
+    def _take_leftovers(self, running: list[Running]) -> None:
+        """What the dead process had in ``tmp/`` is for the next one to remove, or for the end."""
+        for each in running:
+            self._leftovers += each.temporary
+            each.temporary = []
 
     def _give_up(self, running: Running, text: str) -> None:
         position = running.job.position
@@ -309,6 +318,9 @@ class Keeper:
         working = child is not None and any(each.sent for each in running) and child.silence < SILENT_S
         if child is not None and not working:
             child.kill()
+            self._listen(child)
+            running = self.jobs.all()
+            self._take_leftovers(running)
         for each in running:
             error: CiuicError = WriterFailed("It was not handed over before the writer was closed.")
             if working and each.sent:

@@ -20,19 +20,20 @@ class Slots:
         self._descriptors[key] = descriptor
 
     def view(self, key: int, size: int) -> memoryview:
-        """``size`` bytes, read-only. MemoryError when there is no room in the address space."""
+        """The first ``size`` bytes, read-only. MemoryError when there is no room in the address space."""
         view = self._views.get(key)
         if view is None:
             descriptor = self._descriptors[key]
-            if os.fstat(descriptor).st_size < size:
-                raise ValueError("the slot is smaller than its trainer says")
+            whole = os.fstat(descriptor).st_size
             try:
-                view = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)) if size else memoryview(b"")
+                view = memoryview(mmap.mmap(descriptor, whole, prot=mmap.PROT_READ)) if whole else memoryview(b"")
             except OSError as error:
-                raise MemoryError(f"a slot of {size} bytes cannot be mapped") from error
+                raise MemoryError(f"a slot of {whole} bytes cannot be mapped") from error
             os.close(self._descriptors.pop(key))
             self._views[key] = view
-        return view
+        if size > len(view):
+            raise ValueError("the slot is smaller than its trainer says")
+        return view[:size]
 
     def drop(self, keys: Iterable[int]) -> None:
         for key in keys:

@@ -16,7 +16,7 @@ Writer → trainer:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ciuic.commit.pipeline import Details
@@ -36,7 +36,7 @@ ACTION_LENGTH = 512
 
 def encode_order(details: Details, action: str, components: Mapping[str, StateNode]) -> bytes:
     """What is to be stored, but for the tensors' bytes. UnsupportedState for what cannot be."""
-    assert details.timestamp is not None
+    time = details.timestamp or datetime.now(timezone.utc)
     try:
         said = encode(
             {
@@ -47,7 +47,7 @@ def encode_order(details: Details, action: str, components: Mapping[str, StateNo
                 "config": to_encodable(details.config, "config"),
                 "contains": list(details.contains),
                 "versions": details.versions,
-                "time": (details.timestamp - EPOCH) // timedelta(microseconds=1),
+                "time": (time - EPOCH) // timedelta(microseconds=1),
                 "cost": details.cost,
             }
         )

@@ -233,12 +233,13 @@ def test_a_writer_that_gets_nowhere_is_replaced(trainer, program, repo, monkeypa
     assert one.counts == {"published": 1, "writer_stalls": 1} and "got nowhere" in warnings_of()[0]
 
 
-def test_a_slow_writer_is_left_alone(trainer, program, repo):
+def test_a_slow_writer_is_left_alone(trainer, program, repo, monkeypatch):
     """It gets somewhere, in its own time."""
+    monkeypatch.setattr(keeper, "STUCK_FACTOR", 1)
     body = """
         class Slow(Faulty):
             def write(self, *arguments):
-                for _ in range(10):
+                for _ in range(10 if once("slow") else 0):
                     time.sleep(0.4)
                     self._progress()
                 return super().write(*arguments)
@@ -250,12 +251,41 @@ def test_a_slow_writer_is_left_alone(trainer, program, repo):
     assert one.counts == {"published": 1}
 
 
+def test_a_suspended_trainer_kills_no_writer(repo, path, program):
+    """Its clock went on while it could not listen."""
+    body = """
+        class Slow(Faulty):
+            def rename(self, source, target):
+                time.sleep(3 if once("slow") else 0)
+                return super().rename(source, target)
+        storing.CountingFileSystem = Slow
+    """
+    process = start_trainer(
+        path,
+        f"""
+        one.clean()
+        one = Trainer({str(path)!r}, timeout=1.5, start_up={program(body)!r})
+        pendings = submit(3)
+        [pending.result(60) for pending in pendings]
+        one.finish()
+        print(dict(one.counts))
+        """,
+    )
+    process.stdout.readline()
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.stdout.readline() == "{'published': 3}\n"
+    process.stdout.close()
+    assert process.wait(60) == 0 and steps(repo) == [2, 1, 0]
+
+
 def test_a_closed_writer_that_works_is_left_to_finish(trainer, program, repo):
     """The slot is not released, since it is still being read."""
     body = """
         class Slow(Faulty):
             def rename(self, source, target):
-                time.sleep(2)
+                time.sleep(2 if once("slow") else 0)
                 return super().rename(source, target)
         storing.CountingFileSystem = Slow
     """

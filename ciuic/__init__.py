@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from ciuic.repo import Repo as Repo
     from ciuic.snapshot import Snapshot as Snapshot
     from ciuic.snapshot import SnapshotManager as SnapshotManager
+    from ciuic.writer.pending import PendingSnapshot as PendingSnapshot
 
-_HOMES = {"Repo": "ciuic.repo", "Snapshot": "ciuic.objects.snapshot", "SnapshotManager": "ciuic.snapshot"}
+_HOMES = {
+    "PendingSnapshot": "ciuic.writer.pending",
+    "Repo": "ciuic.repo",
+    "Snapshot": "ciuic.objects.snapshot",
+    "SnapshotManager": "ciuic.snapshot",
+}
 
-__all__ = ["CiuicError", "Repo", "Snapshot", "SnapshotManager", "__version__"]
+__all__ = ["CiuicError", "PendingSnapshot", "Repo", "Snapshot", "SnapshotManager", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

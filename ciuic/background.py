@@ -193,8 +193,7 @@ class Background:
             )
             with self._changed:
                 self._with_writer.add(order.pending)
-            self._writer.submit(job)
-            order.pending.set_staged()
+            self._writer.submit(job)  # which says when the snapshot is staged: when it survives this process
         except BaseException as error:
             self._arena.give_back(slot)
             if copy is not None:

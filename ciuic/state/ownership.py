@@ -16,8 +16,6 @@ from ciuic.state.leaves import has_state
 from ciuic.state.tensors import LiveTensor
 
 PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
-OVERRIDDEN = {"step", "zero_grad", "state_dict", "load_state_dict", "add_param_group"}
-"""Methods that an optimizer of the user's may replace: they are torch's in what they do to parameters."""
 
 
 def ordered_leaves(components: Mapping[str, StateNode], model: Any, optimizer: Any) -> set[int]:
@@ -92,15 +90,8 @@ def _changes_only_in_step(optimizer: torch.optim.Optimizer) -> bool:
     own = vars(optimizer).get("step")
     if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):
         return False
-    if any(group.get("capturable") or group.get("differentiable") for group in optimizer.param_groups):
-        return False  # a replayed CUDA graph steps without a word to Python
-    # SAM's first_step, a schedule-free optimizer's eval: other doors to the parameters, without a hook.
-    return all(
-        name in OVERRIDDEN or name.startswith("_") or not callable(value)
-        for base in type(optimizer).__mro__
-        if base.__module__ != "builtins" and not base.__module__.startswith("torch.optim.")
-        for name, value in vars(base).items()
-    )
+    # A replayed CUDA graph steps without a word to Python.
+    return not any(group.get("capturable") or group.get("differentiable") for group in optimizer.param_groups)
 
 
 def _others(optimizer: Any) -> Iterator[Any]:

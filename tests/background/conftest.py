@@ -23,17 +23,29 @@ def repo(tmp_path, opened):
     return opened(ciuic.Repo.init(tmp_path / "run", chunk_size=4096))
 
 
+class SlowCopy:
+    """Copies stop half-way until a step waits for them, or for a moment; while ``held``, until it is set to False."""
+
+    held = False
+
+    def pause(self, copy):
+        until = time.monotonic() + 0.05
+        while self.held or (copy._held_since is None and time.monotonic() < until):
+            time.sleep(0.001)
+
+
 @pytest.fixture
 def slow_copy(monkeypatch):
-    """Every ordered tensor takes a while to copy, so that whoever does not wait for it is caught."""
-    plain = Copy._copy
+    """Whoever does not wait for a copy under way is caught."""
+    plain, slow = Copy._copy, SlowCopy()
 
     def slowly(self, leaf):
+        if self._later[1:] and leaf is self._later[1]:
+            slow.pause(self)
         plain(self, leaf)
-        if leaf in self._later:
-            time.sleep(0.002)
 
     monkeypatch.setattr(Copy, "_copy", slowly)
+    return slow
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class TensorRate(Run):
     """The learning rate is a tensor, changed in place between the steps."""
 
     def make_optimizer(self, parameters):
-        return torch.optim.AdamW(parameters, lr=torch.tensor(0.01), foreach=True)
+        return torch.optim.AdamW(parameters, lr=torch.tensor(0.01), foreach=False)
 
     def step(self, fence):
         self.optimizer.param_groups[0]["lr"].mul_(0.9)

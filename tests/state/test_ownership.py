@@ -163,15 +163,6 @@ class Plain(torch.optim.SGD):
         return super().step(closure)
 
 
-class TwoSteps(torch.optim.SGD):
-    """As SAM does it: the parameters move before ``step``."""
-
-    def first_step(self):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.data.add_(1)
-
-
 class Unhooked(torch.optim.SGD):
     def _patch_step_function(self):
         self._zero_grad_profile_name = "zero_grad"
@@ -183,7 +174,6 @@ class Unhooked(torch.optim.SGD):
 def test_steps_without_hooks_are_not_ordered():
     model = net()
     assert in_model(ordered(model, Plain(model.parameters(), 0.1))) == PARAMETERS
-    assert ordered(model, TwoSteps(model.parameters(), 0.1)) == set()
     assert ordered(model, Unhooked(model.parameters(), 0.1)) == set()
     shared = [torch.optim.SGD(model.parameters(), 0.1), Unhooked(model[0].parameters(), 0.1)]
     assert in_model(ordered(model, shared)) == PARAMETERS - {"0.weight", "0.bias"}

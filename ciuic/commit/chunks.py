@@ -17,6 +17,8 @@ from ciuic.store.store import Store
 
 IN_FLIGHT_BYTES = 32 << 20
 MOST_THREADS = 8
+TOO_SMALL_FOR_A_THREAD = 32 << 10
+"""Bytes below which handing a chunk to a thread costs more than preparing it."""
 
 
 class _Chunk(NamedTuple):
@@ -63,13 +65,13 @@ class ChunkWriter:
     def write(self, sources: Iterable[tuple[TensorSource, int]]) -> list[tuple[bytes, ...]]:
         """The chunk ids of each (source, element width), in order; the chunks are in the session on return."""
         ids: list[list[bytes]] = []
-        waiting: deque[tuple[list[bytes], int, Future[_Chunk]]] = deque()
+        waiting: deque[tuple[list[bytes], int, Future[_Chunk] | _Chunk]] = deque()
         in_flight = 0
 
         def settle() -> None:
             nonlocal in_flight
-            target, width, future = waiting.popleft()
-            chunk = future.result()
+            target, width, due = waiting.popleft()
+            chunk = due.result() if isinstance(due, Future) else due
             in_flight -= chunk.raw_length
             self.encode_s += chunk.seconds
             target.append(chunk.id)
@@ -89,15 +91,19 @@ class ChunkWriter:
                     target: list[bytes] = []
                     ids.append(target)
                     for start, stop in self._cuts(source.nbytes):
-                        waiting.append((target, width, pool.submit(self._prepare, source, start, stop)))
+                        small = stop - start < TOO_SMALL_FOR_A_THREAD
+                        piece = (source, start, stop)
+                        due = self._prepare(*piece) if small else pool.submit(self._prepare, *piece)
+                        waiting.append((target, width, due))
                         in_flight += stop - start
                         while in_flight > IN_FLIGHT_BYTES or len(waiting) > 1024:
                             settle()
                 while waiting:
                     settle()
             finally:
-                for _, _, future in waiting:
-                    future.cancel()
+                for _, _, due in waiting:
+                    if isinstance(due, Future):
+                        due.cancel()
         return [tuple(target) for target in ids]
 
     def _cuts(self, nbytes: int) -> Iterator[tuple[int, int]]:

@@ -77,15 +77,17 @@ class FileSystem:
 
     def write(self, descriptor: int, buffers: list[Any], path: str) -> int:
         """Append all of ``buffers`` at the file position; returns the bytes written, which is all of them."""
-        views = [memoryview(buffer).cast("B") for buffer in buffers if len(memoryview(buffer).cast("B"))]
+        views = [view for buffer in buffers if len(view := memoryview(buffer).cast("B"))]
         total = sum(len(view) for view in views)
-        while views:
+        first = 0
+        while first < len(views):
             with typed_errors(path):
-                written = os.writev(descriptor, views[:512])
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
+                written = os.writev(descriptor, views[first : first + 512])
+            while first < len(views) and written >= len(views[first]):
+                written -= len(views[first])
+                first += 1
             if written:
-                views[0] = views[0][written:]
+                views[first] = views[first][written:]
         return total
 
     def write_at(self, descriptor: int, data: bytes, offset: int, path: str) -> None:

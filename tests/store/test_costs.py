@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ministore import Trainer, node, noise
 
+from ciuic.commit import chunks
 from ciuic.commit.chunks import BytesSource, ChunkWriter
 from ciuic.commit.pipeline import Details, commit_snapshot
 from ciuic.errors import StorageError
@@ -159,6 +160,17 @@ def test_memory_that_changes_is_copied_first(
         trainer.store.index_commit(session.publish(), {})
         for id in ids:
             assert digest(trainer.store.read(Kind.CHUNK, id)) == id
+
+
+@pytest.mark.parametrize("small", [0, 3000, 1 << 20])
+def test_small_chunks_and_large_ones_keep_their_order(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    """Whether threads prepare all of them, the whole ones, or none."""
+    monkeypatch.setattr(chunks, "TOO_SMALL_FOR_A_THREAD", small)
+    lengths = (0, 1, 4096, 4097, 20_000, 2999, 3000, 8192, 9000)
+    state: dict[str, object] = {f"w{length}": noise(length, length) for length in lengths}
+    assert trainer.load(trainer.commit(state)) == state
 
 
 def test_memory_that_stays_is_not_copied(trainer: Trainer) -> None:

@@ -150,9 +150,6 @@ class Keeper:
             for running in self.jobs.all():
                 self._give_up(running, text)
             return
-        self._leftovers = []
-        for running in self.jobs.all():
-            running.posted = running.sent = False
 
     def _post(self, child: Child, running: list[Running]) -> None:
         """Orders for the jobs that this process does not know yet."""
@@ -230,6 +227,7 @@ class Keeper:
         if "log" in message:
             logger.log(message["log"], "%s", message["text"])
             return
+        self._leftovers = []  # a process that is at a job has removed them
         running = self.jobs.get(message["job"])
         if running is None:
             return
@@ -310,6 +308,7 @@ class Keeper:
             self._position = position
         if running.attempt is not None:
             self._loose = running.attempt, self._position
+            text += " It may have been published all the same: `ciuic log` tells."
         self.jobs.fail(running, WriterFailed(text))
 
     def _leave(self) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 from ciuic.writer import priority
 from ciuic.writer.channel import Channel
 from ciuic.writer.link import Link
+from ciuic.writer.orphans import Announcement
 
 NO_HELLO = 2
 
@@ -43,6 +44,8 @@ def main() -> None:
         link.orders.put(message)
     signal.signal(signal.SIGTERM, lambda number, frame: _leave(link, number, frame))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    announcement = Announcement(hello["repository"])
+    link.on_orphaned = announcement.make
     link.start()
     if hello["low"]:
         priority.lower()
@@ -61,6 +64,7 @@ def main() -> None:
             break
         link.busy = True
         storing.store(*order)
+    announcement.withdraw()
     link.tell()
 
 

@@ -195,7 +195,7 @@ def test_a_job_is_given_up_that_was_published(trainer, program, repo):
     """
     one = trainer(start_up=program(body))
     first, second = one.submit(1), one.submit(2)
-    assert isinstance(first.exception(60), WriterFailed)
+    assert isinstance(first.exception(60), WriterFailed) and "`ciuic log`" in str(first.exception())
     assert second.result(60).step == 2
     one.finish()
     assert steps(repo) == [2, 1, 0] and list(repo.branches()) == ["main"]
@@ -433,6 +433,39 @@ def test_the_trainer_dies(repo, path, body):
     assert steps(repo)[:10] == list(range(9, -1, -1)) and list(repo.branches()) == ["main"]
     assert os.listdir(path / "tmp") == []
     check(repo, count=8, size=1 << 16)
+
+
+def test_the_trainer_dies_where_there_are_no_pidfds(repo, path, program):
+    """The writer looks whose child it is."""
+    command = program("del os.pidfd_open")
+    body = f"""
+        one.clean()
+        one = Trainer({str(path)!r}, start_up={command!r})
+        submit(10)
+        if os.fork() == 0:
+            os.close(1)
+            time.sleep(20)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    process = start_trainer(path, body)
+    pid = int(process.stdout.readline())
+    process.stdout.close()
+    process.wait(60)
+    until(lambda: not running(pid))
+    assert steps(repo) == list(range(9, -1, -1))
+
+
+def test_a_system_without_pidfds_and_memory_files(trainer, program, repo, monkeypatch):
+    """As on macOS, but for the kernel."""
+    monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.delattr(os, "memfd_create")
+    one = trainer(start_up=program("del os.pidfd_open; del os.memfd_create"))
+    assert one.submit(1).result(60).step == 1
+    os.kill(one.writer.pid, signal.SIGKILL)
+    assert one.submit(2).result(60).step == 2
+    one.finish()
+    assert steps(repo) == [2, 1] and one.counts == {"published": 2, "writer_deaths": 1}
 
 
 def test_ctrl_c_does_not_reach_the_writer(repo, path):

@@ -54,6 +54,7 @@ class Background:
         self,
         path: str,
         following: Following,
+        counts: Counter[str],
         *,
         slots: int = SLOTS,
         priority: Priority = "normal",
@@ -62,7 +63,7 @@ class Background:
         if slots < 1:
             raise ValueError("slots is a number of staged copies, at least 1")
         self.owner = os.getpid()
-        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+        self.counts = counts
         self._following = following
         self._arena = Arena(slots)
         self._pacer = Pacer()

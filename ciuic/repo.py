@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -68,6 +69,7 @@ class Repo:
         self._store = Store(os.fspath(path))
         self._following = Following(self._store)
         self._background_options: dict[str, Any] = {"slots": slots, "priority": priority, "timeout": writer_timeout}
+        self._counts: Counter[str] = Counter()
         self._engine: Background | None = None
         self.path = self._store.path
         if "torch" in sys.modules:
@@ -258,7 +260,9 @@ class Repo:
         Published, unchanged (the same state as the parent's), torn, skipped, failed; retries of a write, and deaths
         and stalls of the writer.
         """
-        return dict(self._background().counts)
+        from ciuic.background import COUNTED
+
+        return {name: self._counts[name] for name in COUNTED}
 
     def _own_engine(self) -> Background | None:
         """The engine, if there is one and it is not the parent's of a forked process."""
@@ -270,9 +274,20 @@ class Repo:
         if engine is None:
             from ciuic.background import Background
 
-            self._engine = engine = Background(self.path, self._following, **self._background_options)
+            self._engine = engine = Background(self.path, self._following, self._counts, **self._background_options)
             weakref.finalize(self, engine.close_later).atexit = False
         return engine
+
+    def await_earlier_run(self) -> None:
+        """Wait for what the writer of a run that has died still has to publish, and follow the branch with it.
+
+        ``restore``, ``checkout`` and ``SnapshotManager`` do it by themselves. It goes on after two minutes, with a word.
+        """
+        from ciuic.writer import orphans
+
+        if orphans.wait(self.path, self._store.fs):
+            with self._following.moving:
+                self._following.head_moved()
 
     @property
     def busy(self) -> bool:
@@ -308,6 +323,7 @@ class Repo:
         The generators come back with an optimizer, or when ``rng`` is true.
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
+        self.await_earlier_run()
         with self._moving(), self._store.shared():
             resolved = self._resolve(revision)
             if rng or any(value is not None for value in objects.values()):
@@ -338,6 +354,7 @@ class Repo:
         such as "model/layers.0.weight". Random generators come back unless ``rng`` is false.
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
+        self.await_earlier_run()
         with self._moving(), self._store.shared():
             resolved = self._resolve(revision)
             self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=rng)

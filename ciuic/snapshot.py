@@ -48,6 +48,7 @@ class SnapshotManager:
         if auto_save_interval is not None and auto_save_interval < 1:
             raise ValueError("auto_save_interval is a number of steps, at least 1")
         self.repo = Repo.open(snapshot_dir, create=True, **options)
+        self.repo.await_earlier_run()
         self.auto_save_interval = auto_save_interval
         self.on_error = on_error
         self.when_busy = when_busy

@@ -77,6 +77,7 @@ def test_a_run_resumes(path):
         with torch.no_grad():
             model.bias.fill_(step)
         manager.save(step, model, config={"lr": 0.1}, epoch=step // 4)
+    manager.close()
     again = SnapshotManager(path, 2)
     live = torch.nn.Linear(2, 2)
     latest = again.get_latest_snapshot()

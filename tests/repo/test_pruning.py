@@ -110,7 +110,7 @@ def test_the_manager_skips_pruned_snapshots(path):
     manager = SnapshotManager(path)
     model = torch.nn.Linear(2, 2)
     for step in range(4):
-        manager.save(step, model, force=True)
+        manager.save(step, model, force=True, wait=True)
     manager.repo.prune("HEAD")
     manager.repo.prune("HEAD~1", "model")
     manager.repo.prune("HEAD~2", "rng")

@@ -26,6 +26,7 @@ TICK_S = 1.0
 LONGEST_TICK_S = 2.0
 """More than this between two looks was not the writer's silence: the trainer itself was stopped."""
 SILENT_S = 3.0
+HAND_OVER_S = 2.0
 
 logger = logging.getLogger("ciuic")
 
@@ -261,23 +262,21 @@ class Keeper:
     def _died(self, child: Child) -> None:
         if not child.dead():
             child.kill()  # it closed its line, and cannot be reached any more
-        running = self.jobs.all()
-        if running or (child.process.returncode and not child.finishing):
-            logger.warning(
-                "The writer process died (%s).%s", child.epitaph(), " Another one takes over." if running else ""
-            )
+        if self.jobs.all() or (child.process.returncode and not child.finishing):
+            logger.warning("The writer process died (%s).%s", child.epitaph(), self._successor())
             self.jobs.count("writer_deaths")
         self._bury(child)
 
+    def _successor(self) -> str:
+        running = self.jobs.all()
+        last = len(running) == 1 and running[0].deaths + 1 >= MOST_WRITERS
+        return " Another one takes over." if running and not last else ""
+
     def _stalled(self, child: Child) -> None:
         child.kill()
-        logger.warning(
-            "The writer process %s and was killed.%s",
-            f"gave no sign of life for {child.silence:.0f} s"
-            if child.silence > self._timeout
-            else f"got nowhere for {child.stuck:.0f} s",
-            " Another one takes over." if self.jobs.all() else "",
-        )
+        silent = child.silence > self._timeout
+        what = f"gave no sign of life for {child.silence:.0f} s" if silent else f"got nowhere for {child.stuck:.0f} s"
+        logger.warning("The writer process %s and was killed.%s", what, self._successor())
         self.jobs.count("writer_stalls")
         self._bury(child)
 
@@ -311,9 +310,23 @@ class Keeper:
             text += " It may have been published all the same: `ciuic log` tells."
         self.jobs.fail(running, WriterFailed(text))
 
+    def _hand_over(self, child: Child, running: list[Running]) -> None:
+        """What is not yet in the hands of the process, as far as it takes it soon."""
+        self._post(child, running)
+        deadline = time.monotonic() + HAND_OVER_S
+        while not child.channel.flush() and time.monotonic() < deadline:
+            select_ready([], [child.channel.fileno()], 0.1)
+        self._listen(child)
+
     def _leave(self) -> None:
         """The time to close is over: a process that works is left to finish, one that does not is killed."""
-        child, running = self.child, self.jobs.all()
+        running = self.jobs.all()
+        if running and self.child is None:
+            self._start()
+        child = self.child
+        if child is not None and not child.finishing:
+            self._hand_over(child, running)
+        running = self.jobs.all()
         working = child is not None and any(each.sent for each in running) and child.silence < SILENT_S
         if child is not None and not working:
             child.kill()

@@ -301,6 +301,15 @@ def test_a_closed_writer_that_works_is_left_to_finish(trainer, program, repo):
     assert steps(repo) == [1]
 
 
+def test_closing_at_once_hands_over_what_was_submitted(trainer, repo):
+    """Though the process has not even been started yet."""
+    one = trainer()
+    pendings = [one.submit(step) for step in range(5)]
+    one.writer.close(0)
+    assert all(isinstance(pending.exception(0), SnapshotTimeout) for pending in pendings)
+    until(lambda: steps(repo) == [4, 3, 2, 1, 0])
+
+
 def test_a_closed_writer_that_is_silent_is_killed(trainer, repo, monkeypatch):
     """And its jobs have failed."""
     monkeypatch.setattr(keeper, "SILENT_S", 0.5)

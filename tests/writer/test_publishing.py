@@ -124,7 +124,12 @@ def test_a_lost_race_is_told_by_the_trainer(trainer, repo, path, warnings_of, ca
 def test_two_writers_on_one_repository(trainer, repo):
     """Both runs go on, each on its own line; nothing is lost."""
     both = [trainer(), trainer()]
-    pendings = [one.submit(step + 100 * number) for step in range(6) for number, one in enumerate(both)]
+    empty = Position("main", "main", None, None)
+    pendings = [
+        one.submit(step + 100 * number, position=None if step else empty)
+        for step in range(6)
+        for number, one in enumerate(both)
+    ]
     for pending in pendings:
         pending.result(60)
     assert {snapshot.step for snapshot in repo.log_all()} == {*range(6), *range(100, 106)}

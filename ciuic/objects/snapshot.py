@@ -26,7 +26,7 @@ class Snapshot:
     than the components ("rng.torch"). ``raw_bytes``: bytes of tensors and values by component, before dedup and coding.
     ``added_bytes``: stored bytes that this commit added for chunks and trees. ``versions``: of what wrote it.
     ``cost``: what taking it cost, in seconds, each where it was measured: "call" (the training thread, inside commit),
-    "fence" (an optimizer step waited for the copy), "copy", "encode" (hash, look up and encode, summed over threads),
+    "fence" (an optimizer step waited for the copy), "copy", "encode" (hash, look up, encode: processor time),
     "write" (append and sync).
     """
 

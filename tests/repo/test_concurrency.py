@@ -135,7 +135,7 @@ def test_a_fork_in_the_middle_of_a_commit(repo, commit):
     started, go_on = threading.Event(), threading.Event()
 
     class Slow:
-    stable = True
+        stable = True
         nbytes = 4
 
         def read(self, start, stop):

@@ -16,10 +16,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # How many test processes; `make test WORKERS=8` on a larger machine.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench bench-stall docs clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.runtime ## Train, kill with SIGKILL, resume bit for bit, look back, roll back (about a minute)
 	@$(BIN)/python -m ciuic demo $(ARGS)
@@ -34,6 +34,9 @@ lint: $(VENV)/.test ## ruff and mypy --strict
 bench: $(VENV)/.runtime ## Measure, and write the tables into docs/benchmarks.md
 	$(BIN)/python benchmarks/log.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/memory.py --write docs/benchmarks.md
+
+bench-stall: $(VENV)/.bench ## Measure what a snapshot costs the steps of a training, against others (about 25 minutes)
+	$(BIN)/python benchmarks/stall.py --write docs/benchmarks.md --plot docs/images/stall.svg $(ARGS)
 
 docs: $(VENV)/.docs ## Build the site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -62,4 +65,9 @@ $(VENV)/.test: $(VENV)/.runtime
 $(VENV)/.docs: $(VENV)/.runtime
 	@echo "Installing the documentation tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	@echo "Installing what the benchmarks draw with into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@

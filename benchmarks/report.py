@@ -41,12 +41,12 @@ def processor() -> str:
     return next(names, platform.machine())
 
 
-def publish(name: str, text: str, page: Path | None) -> None:
+def publish(name: str, text: str, page: Path | None, by: str = "make bench") -> None:
     """Print the text; replace what stands in the page between the two markers with this name."""
     print(text)
     if page is None:
         return
-    start, end = f"<!-- {name}: written by make bench -->", f"<!-- end of {name} -->"
+    start, end = f"<!-- {name}: written by {by} -->", f"<!-- end of {name} -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(start)
     _, found_end, after = rest.partition(end)
     if not (found and found_end):

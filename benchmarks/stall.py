@@ -1,0 +1,184 @@
+"""What a snapshot costs a training: the time of every step, with ciuic and with its peers.
+
+Two loops (see stall_loops.py) over AdamW states of 0.1, 1 and 4 GB, a snapshot every 1, 3 and 10 steps. Each system
+runs in a process of its own, and the systems take turns in an order that moves on by one each round, so that a slow
+spell of the machine hits all of them. The two cases that the aims are about have the most rounds.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from report import publish, surroundings
+from stall_loops import LOOPS, Case, Record, Size, in_child, measure, measure_alone
+from stall_report import HEADLINE_EVERY, Results, report
+from stall_systems import BESIDE, BLOCKING
+
+PEERS = ("torch.save", "safetensors")
+SMALL = Size("0.1 GB", width=1024, layers=8, batch=64, device_seconds=0.06)
+MIDDLE = Size("1 GB", width=2048, layers=20, batch=64, device_seconds=0.6)
+LARGE = Size("4 GB", width=1414, layers=167, batch=16, device_seconds=1.2, slots=1)
+TINY = Size("12 MB", width=512, layers=4, batch=8, device_seconds=0.02)
+
+ROUNDS = 7
+SNAPSHOTS = {HEADLINE_EVERY: 4}
+REST = ((SMALL, {1: 10, 3: 5, 10: 2}), (MIDDLE, {1: 4, 10: 1}), (LARGE, {3: 1, 1: 2, 10: 1}))
+WITHOUT = {SMALL: 20, MIDDLE: 8, LARGE: 4, TINY: 4}  # steps of the rest's loops without snapshots
+REST_ROUNDS = 3
+
+
+def main() -> None:
+    options = parse()
+    if options.load:
+        results = Results.from_json(json.loads(options.load.read_text(encoding="utf-8")))
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind in the folder
+        with folder_for(options) as folder:
+            results = run(options, folder)
+    if options.save:
+        options.save.write_text(json.dumps(results.to_json()), encoding="utf-8")
+    if options.plot:
+        from stall_plot import draw
+
+        draw(results, options.plot)
+    publish("stall", report(results), options.write, by="make bench-stall")
+
+
+def parse() -> Namespace:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page, too")
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the step times of the two cases with aims")
+    parser.add_argument("--folder", help="where snapshots are written (default: /dev/shm if there is room)")
+    parser.add_argument("--device", default="cpu", help="where the state lies: cpu, cuda (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, help=f"of the cases with aims (default: {ROUNDS})")
+    parser.add_argument("--minutes", type=float, default=25, help="no new round of the others after so many")
+    parser.add_argument("--systems", help="only these, separated by commas: ciuic,torch.save,safetensors")
+    parser.add_argument("--quick", action="store_true", help="tiny states, to see that it runs")
+    parser.add_argument("--save", type=Path, metavar="JSON", help="keep every measured time")
+    parser.add_argument("--load", type=Path, metavar="JSON", help="measure nothing, report what was saved")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def folder_for(options: Namespace) -> Iterator[str]:
+    parent = options.folder
+    if parent is None:
+        memory = "/dev/shm"
+        needed = 16 * MIDDLE.nbytes
+        roomy = os.path.isdir(memory) and (options.quick or shutil.disk_usage(memory).free > needed)
+        parent = memory if roomy else tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="ciuic-stall-", dir=parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(options: Namespace, folder: str) -> Results:
+    bench = Bench(options.device, folder)
+    headline = TINY if options.quick else MIDDLE
+    rounds = options.rounds or (1 if options.quick else ROUNDS)
+    snapshots = {HEADLINE_EVERY: 2} if options.quick else SNAPSHOTS
+    results = bench.results
+    results.headline = headline.name
+    results.alone = in_child(measure_alone, folder, headline, 3)
+
+    if options.quick or options.systems:
+        blocking, beside = BLOCKING[0], BESIDE[0]
+    else:  # which of DCP's ways is its best
+        for name in ("none", *BLOCKING, *BESIDE):
+            bench.measure(LOOPS[0], headline, {HEADLINE_EVERY: 2}, name, 0, results.trial)
+        blocking, beside = (min(names, key=results.trial_added) for names in (BLOCKING, BESIDE))
+    systems = chosen(options, ("none", "ciuic", *PEERS, blocking, beside))
+    for number in range(rounds):
+        for loop in LOOPS:
+            for name in rotated(systems, number):
+                bench.measure(loop, headline, snapshots, name, number, results.records)
+
+    rest = ((TINY, {1: 3}),) if options.quick else REST
+    dcp = blocking if options.quick else min(blocking, beside, key=results.trial_added)
+    systems = chosen(options, ("none", "ciuic", *PEERS, dcp))
+    for number in range(1 if options.quick else REST_ROUNDS):
+        for size, counts in rest:
+            for loop in LOOPS[:1] if options.quick else LOOPS:
+                if number and bench.minutes > options.minutes:
+                    continue
+                for name in rotated(systems, number):
+                    distances = {0: WITHOUT[size]} if name == "none" else counts
+                    bench.measure(loop, size, distances, name, number, results.records)
+    results.minutes = bench.minutes
+    results.surroundings = surroundings()
+    return results
+
+
+def chosen(options: Namespace, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name == "none" or not options.systems or name in options.systems.split(",")]
+
+
+def rotated(names: Sequence[str], by: int) -> tuple[str, ...]:
+    by %= len(names)
+    return (*names[by:], *names[:by])
+
+
+class Bench:
+    """Measures one system after the other, and says so."""
+
+    def __init__(self, device: str, folder: str) -> None:
+        self.device = device
+        self.folder = folder
+        self.began = time.monotonic()
+        self.results = Results(where=filesystem(folder), device=device, cores=len(os.sched_getaffinity(0)))
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self.began) / 60
+
+    def measure(
+        self, loop: str, size: Size, snapshots: dict[int, int], name: str, number: int, into: list[Record]
+    ) -> None:
+        case = Case(loop, size, snapshots, name, number, self.device)
+        what = f"{loop}, {size.name}, {name}"
+        free = memory_available()
+        if case.memory > free:
+            needed = f"needs {case.memory / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB were free"
+            return self.leave_out(what, needed)
+        began = time.monotonic()
+        try:
+            records: list[Record] = in_child(measure, self.folder, case)
+        except RuntimeError as error:
+            return self.leave_out(what, str(error).strip().splitlines()[-1])
+        into.extend(records)
+        took = time.monotonic() - began
+        print(f"{self.minutes:5.1f} min  round {number + 1}: {what} ({took:.0f} s)", file=sys.stderr, flush=True)
+        return None
+
+    def leave_out(self, what: str, why: str) -> None:
+        print(f"{self.minutes:5.1f} min  {what} left out: {why}", file=sys.stderr, flush=True)
+        self.results.left_out.append(f"{what}: {why}")
+
+
+def memory_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("/proc/meminfo does not say what is available: this benchmark needs Linux.")
+
+
+def filesystem(folder: str) -> str:
+    """The type of what a folder lies on."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    real = os.path.realpath(folder)
+    holding = [(point, kind) for point, kind in mounts if (real + "/").startswith(point.rstrip("/") + "/")]
+    return max(holding, key=lambda mount: len(mount[0]))[1]
+
+
+if __name__ == "__main__":
+    main()

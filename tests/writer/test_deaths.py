@@ -1,5 +1,6 @@
 """Whoever dies, and whenever: each job is published once, on the branch, and nothing lies about."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -9,10 +10,10 @@ import textwrap
 import time
 
 import pytest
-from trainers import ROOT, check, running, steps, until
+from trainers import ROOT, Trainer, check, running, steps, until
 
 import ciuic
-from ciuic.errors import BackgroundError, SnapshotTimeout, StorageError, WriterFailed
+from ciuic.errors import BackgroundError, SnapshotTimeout, StorageError, StorageFull, WriterFailed
 from ciuic.history.following import Position
 from ciuic.writer import keeper
 
@@ -339,6 +340,37 @@ def test_a_full_disk(trainer, program, repo, warnings_of):
     assert steps(repo) == [3, 1] and one.counts == {"published": 2, "failed": 1, "retries": 3}
     messages = warnings_of()
     assert len(messages) == 4 and "another try in" in messages[0] and "was not stored" in messages[-1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB; only root can make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_no_space_left(small_disk, program):
+    """The error says so; when space was freed, the next job is stored."""
+    repo = ciuic.Repo.init(small_disk / "run", chunk_size=4096)
+    ballast = small_disk / "ballast"
+    one = Trainer(small_disk / "run", start_up=program())
+    one.submit(1).result(60)
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert isinstance(one.submit(2).exception(60), StorageFull)
+    assert os.listdir(small_disk / "run" / "tmp") == [] and steps(repo) == [1]
+    ballast.unlink()
+    assert one.submit(3).result(60).step == 3
+    one.finish()
+    one.clean()
+    assert steps(repo) == [3, 1] and one.counts == {"published": 2, "failed": 1, "retries": 3}
+    check(repo)
 
 
 def test_a_disk_that_is_full_for_a_moment(trainer, program, repo):

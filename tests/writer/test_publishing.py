@@ -182,6 +182,18 @@ def submit_tree(one, slot, node):
     return pending
 
 
+def test_a_slot_that_is_smaller_than_it_is_said_to_be(trainer, repo):
+    """Is refused rather than read beyond its end, which would kill the process."""
+    one = trainer()
+    slot = Slot(4096)
+    os.ftruncate(slot.descriptor, 16)
+    one.slots.append(slot)
+    assert "smaller" in str(submit_tree(one, slot, Value(1)).exception(60))
+    assert one.submit(2).result(60).step == 2
+    one.finish()
+    assert one.counts == {"published": 1, "failed": 1}
+
+
 def test_a_repository_that_is_gone(trainer, repo, path, tmp_path):
     """The typed error of the other side comes out here."""
     one = trainer()

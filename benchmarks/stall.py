@@ -49,7 +49,14 @@ def main() -> None:
         from stall_plot import draw
 
         draw(results, options.plot)
-    publish("stall", report(results), options.write, by="make bench-stall")
+    text = report(results)
+    if options.plot and options.write:
+        text = f"![The time of each step, system by system]({relative(options.plot, options.write)})\n\n{text}"
+    publish("stall", text, options.write, by="make bench-stall")
+
+
+def relative(path: Path, page: Path) -> str:
+    return Path(os.path.relpath(path, page.parent)).as_posix()
 
 
 def parse() -> Namespace:

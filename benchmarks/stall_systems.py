@@ -161,7 +161,8 @@ class Dcp(File):
             self.staging = None
 
     def write(self, path: str) -> None:
-        from torch.distributed.checkpoint import FileSystemWriter, async_save
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save
 
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         answer = async_save(

@@ -29,7 +29,7 @@ LARGE = Size("4 GB", width=1414, layers=167, batch=16, device_seconds=1.2, slots
 TINY = Size("12 MB", width=512, layers=4, batch=8, device_seconds=0.02)
 
 ROUNDS = 7
-SNAPSHOTS = {HEADLINE_EVERY: 4}
+SNAPSHOTS = {HEADLINE_EVERY: 3}
 REST = ((SMALL, {1: 10, 3: 5, 10: 2}), (MIDDLE, {1: 4, 10: 1}), (LARGE, {3: 1, 1: 2, 10: 1}))
 WITHOUT = {SMALL: 20, MIDDLE: 8, LARGE: 4, TINY: 4}  # steps of the rest's loops without snapshots
 REST_ROUNDS = 3

@@ -55,7 +55,7 @@ class Results:
             for other in (self.records if among is None else among)
             if other.system == "none" and (other.loop, other.size) == (record.loop, record.size)
         ]
-        of_case = [other for other in same if other.every == record.every] or same
+        of_case = [other for other in same if other.every == record.every] or [o for o in same if o.every == 0]
         of_round = [other for other in of_case if other.round == record.round] or of_case
         return statistics.mean(time for other in of_round for time in other.steps) if of_round else math.nan
 

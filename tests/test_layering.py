@@ -87,7 +87,7 @@ def test_imports_go_down_or_stay_in_the_room():
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "safetensors"])
 def test_tensors_stay_in_their_rooms(package):
-    """Only ``state``, ``capture``, the numeric part of ``history``, ``interchange`` and ``demo`` know torch and numpy."""
+    """Only ``state``, ``capture``, the numeric part of ``history``, ``interchange`` and ``demo`` know both."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path, tree in parsed()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ciuic.capture import fence
 from ciuic.capture.arena import Arena, Slot
-from ciuic.capture.copying import Copy, Layout, torn_memory
+from ciuic.capture.copying import Copy, Layout
 from ciuic.capture.pacing import Mode, Pacer
 from ciuic.commit.pipeline import Details
 from ciuic.errors import BackgroundError, CiuicError, SnapshotSkipped, TornSnapshot
@@ -75,7 +75,7 @@ class Background:
         self._closing = threading.RLock()
         self._copier: threading.Thread | None = None
         self._largest = 0
-        self._torn: set[tuple[int, ...]] = set()
+        self._torn: set[tuple[int, int]] = set()
         self._tracked: weakref.ref[Any] | None = None
         self._last_step: float | None = None
         self._copied_as: Mode | None = None
@@ -127,8 +127,9 @@ class Background:
         pending = PendingSnapshot(details.step)
         order = _Order(pending, slot, details, action, self._pacer.mode, began)
         try:
-            torn = {id(leaf) for leaf in layout.leaves if id(leaf) in ordered and torn_memory(leaf) in self._torn}
-            order.copy = Copy(layout, components, ordered - torn, slot)
+            if self._torn:
+                ordered = ordered - {id(item.leaf) for item in layout.items if item.memory in self._torn}
+            order.copy = Copy(layout, components, ordered, slot)
             fence.register(order.copy)
             self._largest = max(self._largest, layout.size)
             self._track(optimizer, order.mode)
@@ -200,7 +201,7 @@ class Background:
             if copy is not None:
                 copy.give_up()
             if isinstance(error, TornSnapshot) and copy is not None:
-                self._torn |= {torn_memory(leaf) for leaf in copy.torn}
+                self._torn |= {item.memory for item in copy.torn}
             if not order.cancelled:
                 self._count("torn" if isinstance(error, TornSnapshot) else "failed")
                 logger.warning("No snapshot of step %s: %s", order.details.step, error)

@@ -281,7 +281,7 @@ class Repo:
     def await_earlier_run(self) -> None:
         """Wait for what the writer of a run that has died still has to publish, and follow the branch with it.
 
-        ``restore``, ``checkout`` and ``SnapshotManager`` do it by themselves. It goes on after two minutes, with a word.
+        ``restore``, ``checkout`` and ``SnapshotManager`` do it by themselves. After two minutes it warns and goes on.
         """
         from ciuic.writer import orphans
 

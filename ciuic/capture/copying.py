@@ -26,24 +26,63 @@ SMALL_BYTES = 4096
 PIECE_BYTES = 16 << 20
 
 
+class Item:
+    """A tensor to copy. ``tensor``: the live one, None for a source of another kind; ``address``: of its bytes in
+    memory where they lie in row-major order, 0 elsewhere."""
+
+    __slots__ = ("address", "leaf", "place", "tensor")
+
+    def __init__(self, leaf: Tensor, place: Placed, tensor: torch.Tensor | None, address: int) -> None:
+        self.leaf = leaf
+        self.place = place
+        self.tensor = tensor
+        self.address = address
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """What the tensor is known by at the next snapshot."""
+        return 0 if self.tensor is None else self.tensor.data_ptr(), self.place.nbytes
+
+
 class Layout:
     """Where each tensor of a state tree goes in a slot; tensors that are the same memory share a place."""
 
     def __init__(self, components: Mapping[str, StateNode]) -> None:
         self.places: dict[int, Placed] = {}  # by id of the leaf, which the tree keeps alive
-        self.leaves: list[Tensor] = []  # one for each place
+        self.items: list[Item] = []  # one for each place
         self.size = 0
         memories: dict[tuple[Any, ...], Placed] = {}
-        for leaf in tensors(components):
-            memory = _memory(leaf)
-            place = memories.get(memory) if memory is not None else None
-            if place is None:
-                place = Placed(self.size, leaf.source.nbytes)
-                self.size += -(-place.nbytes // ALIGNMENT) * ALIGNMENT
-                self.leaves.append(leaf)
-                if memory is not None:
-                    memories[memory] = place
-            self.places[id(leaf)] = place
+        stack: list[StateNode] = list(components.values())
+        while stack:
+            node = stack.pop()
+            if isinstance(node, Container):
+                stack += [child for _, child in node.items]
+            elif isinstance(node, Tensor):
+                self._add(node, memories)
+
+    def _add(self, leaf: Tensor, memories: dict[tuple[Any, ...], Placed]) -> None:
+        source = leaf.source
+        nbytes = source.nbytes
+        tensor, address = None, 0
+        if isinstance(source, LiveTensor) and nbytes:
+            tensor = source.tensor
+            pointer = tensor.data_ptr()
+            if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_quantized:
+                address = pointer
+            memory = (pointer, nbytes, tensor.stride(), tensor.is_cpu)
+            known = memories.get(memory)
+            if known is not None:
+                self.places[id(leaf)] = known
+                return
+            memories[memory] = self._place(leaf, nbytes, tensor, address)
+        else:
+            self._place(leaf, nbytes, tensor, address)
+
+    def _place(self, leaf: Tensor, nbytes: int, tensor: torch.Tensor | None, address: int) -> Placed:
+        self.places[id(leaf)] = place = Placed(self.size, nbytes)
+        self.size += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        self.items.append(Item(leaf, place, tensor, address))
+        return place
 
     def placed(self, node: StateNode) -> StateNode:
         """The same tree over places."""
@@ -52,26 +91,6 @@ class Layout:
         if isinstance(node, Container):
             return Container(node.kind, tuple((key, self.placed(child)) for key, child in node.items))
         return node
-
-
-def tensors(components: Mapping[str, StateNode]) -> Iterator[Tensor]:
-    """Every tensor leaf, in no particular order."""
-    stack: list[StateNode] = list(components.values())
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Container):
-            stack.extend(child for _, child in node.items)
-        elif isinstance(node, Tensor):
-            yield node
-
-
-def _memory(leaf: Tensor) -> tuple[Any, ...] | None:
-    """What tells that two leaves are the same bytes; None when nothing does."""
-    source = leaf.source
-    if not isinstance(source, LiveTensor) or not source.nbytes:
-        return None
-    tensor = source.tensor
-    return tensor.device, tensor.data_ptr(), source.nbytes, leaf.shape, tensor.stride()
 
 
 class Copy:
@@ -89,31 +108,26 @@ class Copy:
         self.slot = slot
         self.fence_seconds = 0.0
         self.copy_seconds = 0.0
-        self.torn: list[Tensor] = []
+        self.torn: list[Item] = []
         self._mapping = slot.mapping
         self._done = threading.Event()
         self._held_since: float | None = None
-        self._cuda: CudaCopies | None = None
-        self._later: list[Tensor] = []
+        self._later: list[Item] = []
         start = time.perf_counter()
-        on_cuda: list[Tensor] = []
-        for leaf in layout.leaves:
-            source = leaf.source
-            if isinstance(source, LiveTensor) and source.tensor.device.type == "cuda" and not leaf.quantizer:
-                on_cuda.append(leaf)
-            elif id(leaf) in ordered and source.nbytes > SMALL_BYTES:
-                self._later.append(leaf)
+        on_cuda: list[Item] = []
+        for item in layout.items:
+            if item.tensor is not None and item.tensor.is_cuda and not item.leaf.quantizer:
+                on_cuda.append(item)
+            elif item.place.nbytes > SMALL_BYTES and id(item.leaf) in ordered:
+                self._later.append(item)
             else:
-                self._copy(leaf)
-        if on_cuda:
-            moves = [(_live(leaf), layout.places[id(leaf)].offset, id(leaf) in ordered) for leaf in on_cuda]
-            self._cuda = CudaCopies(moves, self._mapping)
-            self._on_cuda = on_cuda
-        self._versions = [_live(leaf)._version for leaf in self._later]
-        self._dense = [leaf for leaf in self._later if _live(leaf).is_contiguous()]
-        self._samples = Samples(
-            [_live(leaf).data_ptr() for leaf in self._dense], [leaf.source.nbytes for leaf in self._dense]
+                self._copy(item)
+        self._cuda = (
+            CudaCopies([(item, id(item.leaf) in ordered) for item in on_cuda], slot.mapping) if on_cuda else None
         )
+        self._versions = [item.tensor._version for item in self._later if item.tensor is not None]
+        dense = [item for item in self._later if item.address]
+        self._samples = Samples([item.address for item in dense], [item.place.nbytes for item in dense])
         self.copy_seconds += time.perf_counter() - start
 
     # The fence's side
@@ -137,16 +151,17 @@ class Copy:
         """Copy what was ordered, let go of the fence; TornSnapshot when something changed meanwhile."""
         start = time.perf_counter()
         try:
-            index = 0
-            for leaf, version in zip(self._later, self._versions, strict=True):
-                self._copy(leaf)
-                dense = index < len(self._dense) and self._dense[index] is leaf
-                place = self._mapping.address + self.layout.places[id(leaf)].offset
-                if _live(leaf)._version != version or (dense and not self._samples.same(index, place)):
-                    self.torn.append(leaf)
-                index += dense
+            sampled = 0
+            for item, version in zip(self._later, self._versions, strict=True):
+                self._copy(item)
+                same = item.tensor is None or item.tensor._version == version
+                if item.address:
+                    same = self._samples.same(sampled, self._mapping.address + item.place.offset) and same
+                    sampled += 1
+                if not same:
+                    self.torn.append(item)
             if self._cuda is not None:
-                self.torn += [self._on_cuda[each] for each in self._cuda.finish()]
+                self.torn += self._cuda.finish()
             self._mapping.mark_ready(self.layout.size)
         finally:
             now = time.perf_counter()
@@ -171,40 +186,21 @@ class Copy:
         """The state tree over the slot."""
         return {name: self.layout.placed(node) for name, node in self.components.items()}
 
-    def _copy(self, leaf: Tensor) -> None:
+    def _copy(self, item: Item) -> None:
         """A CPU tensor's row-major bytes to their place. Large copies let other threads run."""
-        place = self.layout.places[id(leaf)]
-        if not place.nbytes:
+        place = item.place
+        if item.address:
+            ctypes.memmove(self._mapping.address + place.offset, item.address, place.nbytes)
             return
-        target = self._mapping.address + place.offset
-        source = leaf.source
-        if isinstance(source, LiveTensor) and _is_plain(source.tensor):
-            ctypes.memmove(target, source.tensor.data_ptr(), place.nbytes)
-            return
-        step = PIECE_BYTES
-        for begin in range(0, place.nbytes, step):
-            piece = memoryview(source.read(begin, min(begin + step, place.nbytes))).cast("B")
+        source = item.leaf.source
+        for begin in range(0, place.nbytes, PIECE_BYTES):
+            piece = memoryview(source.read(begin, min(begin + PIECE_BYTES, place.nbytes))).cast("B")
             self._mapping.bytes[place.offset + begin : place.offset + begin + len(piece)] = piece
 
-    def _names(self, leaves: list[Tensor]) -> Iterator[str]:
-        wanted = {id(leaf) for leaf in leaves}
+    def _names(self, items: list[Item]) -> Iterator[str]:
+        wanted = {id(item.leaf) for item in items}
         for name, component in self.components.items():
             path: tuple[Key, ...]
             for path, node in walk(component, (name,)):
                 if id(node) in wanted:
                     yield path_text(path)
-
-
-def torn_memory(leaf: Tensor) -> tuple[int, ...]:
-    """What a torn tensor is known by at the next snapshot."""
-    return _live(leaf).data_ptr(), leaf.source.nbytes
-
-
-def _live(leaf: Tensor) -> torch.Tensor:
-    source = leaf.source
-    assert isinstance(source, LiveTensor)
-    return source.tensor
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_quantized

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
+from ciuic.capture.placed import Placed
 from ciuic.capture.shared_memory import Mapping
 
 logger = logging.getLogger("ciuic")
@@ -28,28 +30,39 @@ def pin(mapping: Mapping) -> None:
             logger.warning("The snapshot memory could not be pinned (CUDA error %d): copies are slower.", int(status))
 
 
+class Move(Protocol):
+    """A tensor and its place."""
+
+    @property
+    def tensor(self) -> Any: ...
+
+    @property
+    def place(self) -> Placed: ...
+
+
 class CudaCopies:
     """Device-to-host copies of one snapshot, ordered on a side stream of each device."""
 
-    def __init__(self, moves: list[tuple[torch.Tensor, int, bool]], mapping: Mapping) -> None:
-        """``moves``: (tensor, offset in the slot, whether only an optimizer's step changes it)."""
+    def __init__(self, moves: Sequence[tuple[Move, bool]], mapping: Mapping) -> None:
+        """``moves``: what to copy where, and whether only an optimizer's step changes it."""
         pin(mapping)
-        self._tensors = [tensor for tensor, _, _ in moves]  # kept, so that their memory is not given to others
-        self._versions = [tensor._version if later else None for tensor, _, later in moves]
+        self._moves = moves  # kept, so that the tensors' memory is not given to others
+        self._versions = [move.tensor._version if later else None for move, later in moves]
         self._torn: set[int] = set()
         self._checked = False
         self._guard = threading.Lock()
         self._events: list[tuple[torch.device, Any]] = []
         slot = torch.from_numpy(mapping.bytes)
-        for device in {tensor.device for tensor in self._tensors}:
+        for device in {move.tensor.device for move, _ in moves}:
             current, side = torch.cuda.current_stream(device), _stream(device)
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 for later in (False, True):
-                    for tensor, offset, ordered in moves:
+                    for move, ordered in moves:
+                        tensor = move.tensor
                         if tensor.device == device and ordered == later:
-                            nbytes = tensor.numel() * tensor.element_size()
-                            target = slot[offset : offset + nbytes].view(tensor.dtype).view(tensor.shape)
+                            start = move.place.offset
+                            target = slot[start : start + move.place.nbytes].view(tensor.dtype).view(tensor.shape)
                             target.copy_(tensor, non_blocking=True)
                     event = _cuda.Event()
                     event.record(side)
@@ -64,21 +77,23 @@ class CudaCopies:
         for device, event in self._events:
             torch.cuda.current_stream(device).wait_event(event)
 
-    def finish(self) -> list[int]:
-        """Wait until the bytes are in the slot; the indices of tensors that were changed too early."""
+    def finish(self) -> list[Any]:
+        """Wait until the bytes are in the slot; what was changed too early."""
         for _, event in self._events:
             event.synchronize()
         self._check()
-        return sorted(self._torn)
+        return [self._moves[index][0] for index in sorted(self._torn)]
 
     def _check(self) -> None:
         """Compare the version counters once: at the first step, which moves them rightly, or at the end."""
         with self._guard:
             if not self._checked:
                 self._checked = True
-                pairs = enumerate(zip(self._tensors, self._versions, strict=True))
+                pairs = enumerate(zip(self._moves, self._versions, strict=True))
                 self._torn |= {
-                    index for index, (tensor, version) in pairs if version is not None and tensor._version != version
+                    index
+                    for index, ((move, _), version) in pairs
+                    if version is not None and move.tensor._version != version
                 }
 
 

@@ -39,10 +39,10 @@ def slow_copy(monkeypatch):
     """Whoever does not wait for a copy under way is caught."""
     plain, slow = Copy._copy, SlowCopy()
 
-    def slowly(self, leaf):
-        if self._later[1:] and leaf is self._later[1]:
+    def slowly(self, item):
+        if self._later[1:] and item is self._later[1]:
             slow.pause(self)
-        plain(self, leaf)
+        plain(self, item)
 
     monkeypatch.setattr(Copy, "_copy", slowly)
     return slow

@@ -102,6 +102,9 @@ def _train_die_resume(stage: Stage, reference: Path, steps: int, every: int) -> 
 def _look_back(stage: Stage, steps: int, every: int) -> None:
     stage.heading("4. Look back")
     stage.ciuic("log")
+    stage.say("")
+    stage.say("Each was copied beside training and written by another process. What one of them cost:")
+    stage.ciuic("show", "main")
     stage.ciuic("diff", f"step:{steps // 2 - 1}", "main", "--limit", "4")
 
 

@@ -12,7 +12,7 @@ from ciuic.demo.comparison import Agreement, compare_runs, losses_by_step
 from ciuic.demo.tour import run
 from ciuic.errors import DemoFailed
 
-COMMANDS = ["log", "diff", "reset", "reflog", "branch", "checkout", "prune", "gc", "stats"]
+COMMANDS = ["log", "show", "diff", "reset", "reflog", "branch", "checkout", "prune", "gc", "stats"]
 
 
 def test_the_tour_is_bit_exact_and_shows_every_command(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class Background:
         self._torn: set[tuple[int, int]] = set()
         self._tracked: weakref.ref[Any] | None = None
         self._last_step: float | None = None
+        self._waited = 0.0  # for slots, since the last step: no fault of the copy's
         self._copied_as: Mode | None = None
         self._unwatch = fence.watch(self._before_step)
         _engines.add(self)
@@ -113,10 +114,12 @@ class Background:
         """
         began = time.perf_counter() if began is None else began
         layout = Layout(components)
+        asked = time.perf_counter()
         try:
             slot = self._arena.take(layout.size, 0 if when_busy == "skip" else busy_timeout)
         except MemoryError as error:
             raise NoRoom(str(error)) from error
+        self._waited += time.perf_counter() - asked
         if slot is None:
             self._count("skipped")
             logger.warning("The snapshot of step %s was skipped: the writer is busy with earlier ones.", details.step)
@@ -270,8 +273,8 @@ class Background:
             return
         now = time.perf_counter()
         if self._last_step is not None:
-            self._pacer.step(now - self._last_step, self._copied_as)
-        self._last_step, self._copied_as = now, None
+            self._pacer.step(now - self._last_step - self._waited, self._copied_as)
+        self._last_step, self._copied_as, self._waited = now, None, 0.0
 
 
 class _Order:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -43,6 +42,15 @@ class Item:
         """What the tensor is known by at the next snapshot."""
         return 0 if self.tensor is None else self.tensor.data_ptr(), self.place.nbytes
 
+    def is_same_memory(self, other: Item) -> bool:
+        """For two that begin at one address: whether their row-major bytes are the same."""
+        mine, theirs = self.tensor, other.tensor
+        if mine is None or theirs is None or self.place.nbytes != other.place.nbytes or mine.device != theirs.device:
+            return False
+        return bool(self.address and other.address) or (mine.shape, mine.stride(), mine.dtype) == (
+            theirs.shape, theirs.stride(), theirs.dtype,
+        )  # fmt: skip
+
 
 class Layout:
     """Where each tensor of a state tree goes in a slot; tensors that are the same memory share a place."""
@@ -51,38 +59,35 @@ class Layout:
         self.places: dict[int, Placed] = {}  # by id of the leaf, which the tree keeps alive
         self.items: list[Item] = []  # one for each place
         self.size = 0
-        memories: dict[tuple[Any, ...], Placed] = {}
+        holders: dict[int, list[Item]] = {}  # by address
         stack: list[StateNode] = list(components.values())
         while stack:
             node = stack.pop()
             if isinstance(node, Container):
                 stack += [child for _, child in node.items]
             elif isinstance(node, Tensor):
-                self._add(node, memories)
+                self._add(node, holders)
 
-    def _add(self, leaf: Tensor, memories: dict[tuple[Any, ...], Placed]) -> None:
+    def _add(self, leaf: Tensor, holders: dict[int, list[Item]]) -> None:
         source = leaf.source
         nbytes = source.nbytes
-        tensor, address = None, 0
+        item = Item(leaf, Placed(self.size, nbytes), None, 0)
         if isinstance(source, LiveTensor) and nbytes:
-            tensor = source.tensor
-            pointer = tensor.data_ptr()
-            if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_quantized:
-                address = pointer
-            memory = (pointer, nbytes, tensor.stride(), tensor.is_cpu)
-            known = memories.get(memory)
-            if known is not None:
-                self.places[id(leaf)] = known
-                return
-            memories[memory] = self._place(leaf, nbytes, tensor, address)
-        else:
-            self._place(leaf, nbytes, tensor, address)
-
-    def _place(self, leaf: Tensor, nbytes: int, tensor: torch.Tensor | None, address: int) -> Placed:
-        self.places[id(leaf)] = place = Placed(self.size, nbytes)
+            item.tensor = tensor = source.tensor
+            if source.dense and tensor.is_cpu:
+                item.address = source.address
+            held = holders.get(source.address)
+            if held is None:
+                holders[source.address] = [item]
+            else:
+                for other in held:
+                    if other.is_same_memory(item):
+                        self.places[id(leaf)] = other.place
+                        return
+                held.append(item)
+        self.places[id(leaf)] = item.place
         self.size += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        self.items.append(Item(leaf, place, tensor, address))
-        return place
+        self.items.append(item)
 
     def placed(self, node: StateNode) -> StateNode:
         """The same tree over places."""

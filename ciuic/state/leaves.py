@@ -36,7 +36,7 @@ class Capture:
         source: Any = leaf.source
         if not source.nbytes:
             return leaf
-        address = source.tensor.data_ptr()
+        address = source.address
         held = self.holders.get(address)
         if held is None:
             self.holders[address] = [(leaf, path)]

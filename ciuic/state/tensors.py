@@ -36,9 +36,12 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class LiveTensor:
-    """A TensorSource over a live strided tensor: nothing is copied until it is read."""
+    """A TensorSource over a live strided tensor: nothing is copied until it is read.
 
-    __slots__ = ("nbytes", "tensor", "width")
+    ``address``: of its first element, on its device. ``dense``: whether its bytes lie there in row-major order.
+    """
+
+    __slots__ = ("address", "dense", "nbytes", "tensor", "width")
     stable = False
 
     def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
@@ -46,6 +49,8 @@ class LiveTensor:
         # torch cannot copy int1 … uint7; as bytes it can.
         self.tensor = tensor.view(torch.uint8) if width == 1 else tensor
         self.nbytes = tensor.numel() * width
+        self.address = tensor.data_ptr()
+        self.dense = tensor.is_contiguous()
 
     def read(self, start: int, stop: int) -> Any:
         piece = row_major(self.tensor, start // self.width, stop // self.width)

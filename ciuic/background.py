@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue
 import threading
 import time
 import weakref
@@ -14,15 +13,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from ciuic.capture import fence
+from ciuic.capture import cuda, fence
 from ciuic.capture.arena import Arena, Slot
+from ciuic.capture.copier import Copier
 from ciuic.capture.copying import Copy, Layout
 from ciuic.capture.pacing import Mode, Pacer
 from ciuic.commit.pipeline import Details
 from ciuic.errors import BackgroundError, CiuicError, SnapshotSkipped, TornSnapshot
 from ciuic.history.following import Following, Position
 from ciuic.objects.state_tree import StateNode
-from ciuic.writer.pending import PendingSnapshot, failed
+from ciuic.writer.pending import PendingSnapshot
 from ciuic.writer.process import Job, Writer
 
 WhenBusy = Literal["wait", "skip"]
@@ -32,6 +32,8 @@ SLOTS = 2
 WRITER_TIMEOUT_S = 30.0
 EXIT_TIMEOUT_S = 600.0
 GOODBYE_TIMEOUT_S = 10.0
+SERVING = ("ciuic-copier", "ciuic-writer")
+"""The threads that bring snapshots about."""
 COUNTED = ("published", "unchanged", "torn", "skipped", "failed", "retries", "writer_deaths", "writer_stalls")
 
 logger = logging.getLogger("ciuic")
@@ -67,13 +69,12 @@ class Background:
         self._following = following
         self._arena = Arena(slots)
         self._pacer = Pacer()
-        self._writer = Writer(path, priority=priority, timeout=timeout, moved=self._moved, count=self._count)
-        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._writer = Writer(path, priority=priority, timeout=timeout, moved=self._moved, count=self.count)
+        self._copier: Copier[_Order] = Copier(self._stage, self._prepare_piece)
         self._unfinished: set[PendingSnapshot] = set()
         self._with_writer: set[PendingSnapshot] = set()
         self._changed = threading.Condition(threading.RLock())
         self._closing = threading.RLock()
-        self._copier: threading.Thread | None = None
         self._largest = 0
         self._torn: set[tuple[int, int]] = set()
         self._tracked: weakref.ref[Any] | None = None
@@ -87,13 +88,20 @@ class Background:
 
     def prepare(self, components: Mapping[str, StateNode], more: int) -> None:
         """Allocate and fault in every slot for this state and ``more`` bytes, and start the writer. NoRoom."""
-        nbytes = Layout(components).size + more
+        layout = Layout(components)
+        nbytes = layout.size + more
         self._writer.start()
         try:
             self._arena.prepare(nbytes)
         except MemoryError as error:
             raise NoRoom(str(error)) from error
+        if layout.on_cuda:
+            for mapping in self._arena.mappings:
+                cuda.pin(mapping)
         self._largest = max(self._largest, nbytes)
+
+    def _prepare_piece(self) -> bool:
+        return self._largest > 0 and self._arena.prepare_piece(self._largest)
 
     def commit(
         self,
@@ -114,22 +122,11 @@ class Background:
         """
         began = time.perf_counter() if began is None else began
         layout = Layout(components)
-        asked = time.perf_counter()
+        order = _Order(PendingSnapshot(details.step), details, action, self._pacer.mode, began)
         try:
-            slot = self._arena.take(layout.size, 0 if when_busy == "skip" else busy_timeout)
-        except MemoryError as error:
-            raise NoRoom(str(error)) from error
-        self._waited += time.perf_counter() - asked
-        if slot is None:
-            self._count("skipped")
-            logger.warning("The snapshot of step %s was skipped: the writer is busy with earlier ones.", details.step)
-            return failed(
-                details.step,
-                SnapshotSkipped(f"Step {details.step}: every slot was in use. Save less often, or give more slots."),
-            )
-        pending = PendingSnapshot(details.step)
-        order = _Order(pending, slot, details, action, self._pacer.mode, began)
-        try:
+            slot = self._take(layout.size, 0 if when_busy == "skip" else busy_timeout, order)
+            if slot is None:
+                return self._skipped(order.pending)
             if self._torn:
                 ordered = ordered - {id(item.leaf) for item in layout.items if item.memory in self._torn}
             order.copy = Copy(layout, components, ordered, slot)
@@ -137,78 +134,84 @@ class Background:
             self._largest = max(self._largest, layout.size)
             self._track(optimizer, order.mode)
             self._enqueue(order)
-        except BaseException:  # Ctrl-C among them: the copying thread, which alone knows, takes the order back
+        except NoRoom:
+            raise
+        except BaseException:  # Ctrl-C among them: whoever carries out the order, once, takes it back
             order.cancelled = True
-            self._orders.put(order)
-            self._run_copier()
+            self._copier.put(order)
             raise
         if order.mode == "wait":
-            order.copy.wait()
+            fence.wait()
+        return order.pending
+
+    def _take(self, nbytes: int, timeout: float | None, order: _Order) -> Slot | None:
+        asked = time.perf_counter()
+        try:
+            return self._arena.take(nbytes, timeout, order.slots)
+        except MemoryError as error:
+            raise NoRoom(str(error)) from error
+        finally:
+            self._waited += time.perf_counter() - asked
+
+    def _skipped(self, pending: PendingSnapshot) -> PendingSnapshot:
+        self.count("skipped")
+        logger.warning("The snapshot of step %s was skipped: the writer is busy with earlier ones.", pending.step)
+        text = f"Step {pending.step}: every slot was in use. Save less often, or give more slots."
+        pending.set_exception(SnapshotSkipped(text))
         return pending
 
     def _enqueue(self, order: _Order) -> None:
         with self._changed:
             self._unfinished.add(order.pending)
-            order.pending.add_done_callback(self._ended)
-            order.call_seconds = time.perf_counter() - order.began
-            self._orders.put(order)
-            self._run_copier()
-
-    def _run_copier(self) -> None:
-        if self._copier is None:
-            self._copier = threading.Thread(target=self._copy_all, name="ciuic-copier", daemon=True)
-            self._copier.start()
-
-    def _copy_all(self) -> None:
-        """The copying thread: one copy after the other; between them it makes memory ready."""
-        while True:
-            try:
-                order = self._orders.get_nowait()
-            except queue.Empty:
-                if self._largest and self._arena.prepare_piece(self._largest):
-                    continue
-                order = self._orders.get()
-            if order is None:
-                return
-            self._stage(order)
+        order.pending.add_done_callback(self._ended)
+        order.call_seconds = time.perf_counter() - order.began
+        self._copier.put(order)
 
     def _stage(self, order: _Order) -> None:
         """Carry out an order, once; whatever goes wrong reaches the one who waits for this snapshot."""
         if order.taken:
             return
         order.taken = True
-        copy, slot = order.copy, order.slot
+        copy, order.copy = order.copy, None
         try:
             if copy is None or order.cancelled:
                 raise BackgroundError("The commit was interrupted while its copy was being ordered.")
             copy.run()
             self._pacer.copied(copy.copy_seconds)
-            call = order.call_seconds if order.mode == "overlap" else time.perf_counter() - order.began
-            cost = {"call": call, "fence": copy.fence_seconds, "copy": copy.copy_seconds}
-            job = Job(
-                pending=order.pending,
-                details=replace(order.details, cost=cost),
-                action=order.action,
-                components=copy.placed(),
-                memory=slot.descriptor,
-                memory_size=slot.size,
-                memory_key=slot.key,
-                position=None if self._with_writer else self._following.position,
-                released=lambda: self._arena.give_back(slot),
-            )
-            with self._changed:
-                self._with_writer.add(order.pending)
-            self._writer.submit(job)  # which says when the snapshot is staged: when it survives this process
+            self._writer.submit(self._job(order, copy))  # it says when the snapshot is staged: survives this process
         except BaseException as error:
-            self._arena.give_back(slot)
             if copy is not None:
                 copy.give_up()
-            if isinstance(error, TornSnapshot) and copy is not None:
+            for slot in order.slots:
+                self._arena.give_back(slot)
+            if copy is not None and copy.torn:
                 self._torn |= {item.memory for item in copy.torn}
-            if not order.cancelled:
-                self._count("torn" if isinstance(error, TornSnapshot) else "failed")
-                logger.warning("No snapshot of step %s: %s", order.details.step, error)
-            order.pending.set_exception(error if isinstance(error, CiuicError) else BackgroundError(repr(error)))
+            error.__traceback__ = None  # whose frames hold the live tensors
+            try:
+                if not order.cancelled:
+                    self.count("torn" if isinstance(error, TornSnapshot) else "failed")
+                    logger.warning("No snapshot of step %s: %s", order.details.step, error)
+            finally:
+                order.pending.set_exception(error if isinstance(error, CiuicError) else BackgroundError(repr(error)))
+
+    def _job(self, order: _Order, copy: Copy) -> Job:
+        (slot,) = order.slots
+        call = order.call_seconds if order.mode == "overlap" else time.perf_counter() - order.began
+        cost = {"call": call, "fence": copy.fence_seconds, "copy": copy.copy_seconds}
+        with self._changed:
+            position = None if self._with_writer else self._following.position
+            self._with_writer.add(order.pending)
+        return Job(
+            pending=order.pending,
+            details=replace(order.details, cost=cost),
+            action=order.action,
+            components=copy.placed(),
+            memory=slot.descriptor,
+            memory_size=slot.size,
+            memory_key=slot.key,
+            position=position,
+            released=lambda: self._arena.give_back(slot),
+        )
 
     def _ended(self, pending: PendingSnapshot) -> None:
         with self._changed:
@@ -219,7 +222,8 @@ class Background:
     def _moved(self, position: Position) -> None:
         self._following.position = position
 
-    def _count(self, what: str) -> None:
+    def count(self, what: str) -> None:
+        """One more of one of COUNTED."""
         with self._changed:
             self.counts[what] += 1
 
@@ -232,6 +236,8 @@ class Background:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until every snapshot ordered so far has ended, well or badly; False when it took longer than ``timeout``."""
+        if threading.current_thread().name in SERVING:
+            raise BackgroundError("A snapshot's callback must not wait for snapshots: it is what they wait for.")
         with self._changed:
             return self._changed.wait_for(lambda: not self._unfinished, timeout)
 
@@ -249,7 +255,7 @@ class Background:
                 finally:
                     _engines.discard(self)
                     self._unwatch()
-                    self._orders.put(None)
+                    self._copier.close()
                     self._writer.close(0 if self._unfinished else GOODBYE_TIMEOUT_S)
                     self._arena.close()
         return not self._unfinished
@@ -280,16 +286,14 @@ class Background:
 class _Order:
     """A copy to be made, and what it is for."""
 
-    def __init__(
-        self, pending: PendingSnapshot, slot: Slot, details: Details, action: str, mode: Mode, began: float
-    ) -> None:
+    def __init__(self, pending: PendingSnapshot, details: Details, action: str, mode: Mode, began: float) -> None:
         self.pending = pending
-        self.slot = slot
         self.details = details
         self.action = action
         self.mode = mode
         self.began = began
         self.call_seconds = 0.0
+        self.slots: list[Slot] = []  # the one that it has, once it has one
         self.copy: Copy | None = None
         self.cancelled = False
         self.taken = False
@@ -309,6 +313,7 @@ def _forget_in_child() -> None:
     """The engines of the parent are not the child's: it shares neither their threads nor their writers."""
     for engine in list(_engines):
         engine._writer.forget()
+        engine._arena.forget()
     _engines.clear()
 
 

@@ -216,7 +216,12 @@ class Repo:
                 )
         except NoRoom as error:
             _warn(f"The snapshot of step {details.step} is taken while training waits: {error}.")
-            return completed(details.step, lambda: self._commit(components, details))
+            pending = completed(details.step, lambda: self._commit(components, details))
+            failure = pending.exception()
+            self._background().count("published" if failure is None else "failed")
+            if failure is not None:
+                _warn(f"No snapshot of step {details.step}: {failure}")
+            return pending
 
     def prepare(self, model: Any = None, optimizer: Any = None, **objects: Any) -> None:
         """Make memory ready for ``commit(wait=False)`` of these objects, and start the writer process.
@@ -251,6 +256,7 @@ class Repo:
         """Wait for every snapshot, end the writer process, free the slots. The object can be used again."""
         engine, self._engine = self._engine, None
         if engine is not None:
+            self._closing.detach()
             engine.close()
 
     @property
@@ -275,7 +281,8 @@ class Repo:
             from ciuic.background import Background
 
             self._engine = engine = Background(self.path, self._following, self._counts, **self._background_options)
-            weakref.finalize(self, engine.close_later).atexit = False
+            self._closing = weakref.finalize(self, engine.close_later)
+            self._closing.atexit = False
         return engine
 
     def await_earlier_run(self) -> None:

@@ -55,6 +55,7 @@ class SnapshotManager:
         self.failures = 0
         self._retry_at: int | None = None
         self._retry_pause = 1
+        self._failed_step: int | None = None
         self._missed = False  # a snapshot was due and skipped, or its copy was torn
         self._error: CiuicError | None = None
         self._step_seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
@@ -124,7 +125,7 @@ class SnapshotManager:
         self._time(step)
         if not force and not self.due(step):
             return None
-        self._missed = False
+        self._missed, self._retry_at = False, None
         pending = self._take(step, model, optimizer, wait, details)
         self._last = step, time.monotonic()
         pending.add_done_callback(self._ended)
@@ -154,7 +155,8 @@ class SnapshotManager:
         """In the thread that ended it."""
         error = pending.exception()
         if error is None:
-            self._retry_at, self._retry_pause = None, 1
+            if self._failed_step is None or (pending.step or 0) >= self._failed_step:
+                self._retry_at, self._retry_pause = None, 1
         elif isinstance(error, (SnapshotSkipped, TornSnapshot)):  # said and counted by whoever found it
             self._missed = True
         else:
@@ -166,6 +168,7 @@ class SnapshotManager:
             self._error = error
             return
         seen = max(step, self._last[0] if self._last else step)
+        self._failed_step = step
         self._retry_at = seen + self._retry_pause
         logger.error(
             "No snapshot at step %d (failure %d; training goes on, next try at step %d): %s",

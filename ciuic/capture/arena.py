@@ -35,6 +35,10 @@ class Slot:
         return 0 if self.mapping is None else self.mapping.size
 
     @property
+    def ready(self) -> bool:
+        return self.mapping is not None and self.mapping.ready
+
+    @property
     def descriptor(self) -> int:
         """Of the memory; another process maps it through this."""
         assert self.mapping is not None, "a slot is grown before it is used"
@@ -42,10 +46,10 @@ class Slot:
 
     def grow(self, nbytes: int) -> None:
         """At least ``nbytes``; OSError when they cannot be had. What was in it is gone if it has to grow."""
-        if nbytes <= self.size:
+        if 0 < nbytes <= self.size:
             return
         self.free()
-        size = -(-nbytes // GRAIN) * GRAIN
+        size = max(1, -(-nbytes // GRAIN)) * GRAIN
         descriptor = create(size)
         try:
             self.mapping = Mapping(descriptor, size)
@@ -55,10 +59,10 @@ class Slot:
         self.key = next(_keys)
 
     def free(self) -> None:
-        """Give the memory back, as soon as no view of it is left here and in the writer."""
+        """Give the memory back; the writer does so when it needs room for other slots."""
         mapping, self.mapping = self.mapping, None
         if mapping is not None:
-            os.close(mapping.descriptor)
+            mapping.close()
 
 
 class Arena:
@@ -68,48 +72,65 @@ class Arena:
         self.most = most
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
+        self._preparing: Slot | None = None
+        self._wanted = 0  # how many wait for a slot
         self._changed = threading.Condition()
         self._usable: int | None = None
+        self._closed = False
 
-    def take(self, nbytes: int, timeout: float | None) -> Slot | None:
+    def take(self, nbytes: int, timeout: float | None, into: list[Slot] | None = None) -> Slot | None:
         """A slot of at least ``nbytes``, waiting up to ``timeout`` seconds for one; None when there was none.
 
+        ``into`` gets the slot before anybody else could lose it: whoever is interrupted gives back what is in there.
         MemoryError when not even one such slot fits into memory.
         """
+        into = [] if into is None else into
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             usable = self._limit(nbytes)
-            while not self._free and len(self._slots) >= usable:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return None
-                self._changed.wait(left)
+            self._wanted += 1
+            try:
+                while not self._free and len(self._slots) >= usable:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if self._preparing is not None:
+                        left = None  # its piece is ready in a moment
+                    elif left is not None and left <= 0:
+                        return None
+                    self._changed.wait(left)
+            finally:
+                self._wanted -= 1
             if self._free:
-                slot = max(self._free, key=lambda each: (each.size >= nbytes, each.mapping and each.mapping.ready))
+                slot = max(self._free, key=lambda each: (each.size >= nbytes, each.ready))
+                into.append(slot)
                 self._free.remove(slot)
             else:
                 slot = Slot()
+                into.append(slot)
                 self._slots.append(slot)
         try:
             slot.grow(nbytes)
-        except OSError as error:
+        except BaseException as error:
+            into.clear()
             self.give_back(slot)
-            raise MemoryError(f"no shared memory of {size_text(nbytes)}: {error}") from error
-        except BaseException:
-            self.give_back(slot)
+            if isinstance(error, OSError):
+                raise MemoryError(f"no shared memory of {size_text(nbytes)}: {error}") from error
             raise
         return slot
 
     @property
     def has_free(self) -> bool:
-        """Whether ``take`` would not have to wait."""
+        """Whether ``take`` would not have to wait for another snapshot."""
         with self._changed:
-            return bool(self._free) or self._usable is None or len(self._slots) < self._usable
+            free = bool(self._free) or self._preparing is not None
+            return free or self._usable is None or len(self._slots) < self._usable
 
     def give_back(self, slot: Slot) -> None:
         with self._changed:
-            self._free.append(slot)
-            self._changed.notify()
+            if slot not in self._free:
+                self._free.append(slot)
+            if self._closed:
+                self._free_all()
+            self._changed.notify_all()
 
     def _limit(self, nbytes: int) -> int:
         """How many slots of this size memory has room for; judged again only when the state has grown."""
@@ -121,7 +142,8 @@ class Arena:
         if free is None:
             self._usable = most
             return most
-        room = (free - SPARE_BYTES + sum(slot.size for slot in self._slots)) // max(nbytes, 1)
+        here = sum(slot.mapping.ready_bytes for slot in self._slots if slot.mapping is not None)
+        room = (free - SPARE_BYTES + here) // max(nbytes, 1)
         if room < 1:
             raise MemoryError(
                 f"a slot of {size_text(nbytes)} does not fit into the {size_text(free)} of memory that are free"
@@ -143,42 +165,59 @@ class Arena:
                 if slot is None:
                     break
                 taken.append(slot)
-                while slot.mapping is not None and not slot.mapping.ready:
+                while slot.mapping is not None and not slot.ready:
                     slot.mapping.prepare_piece()
         finally:
             for slot in taken:
                 self.give_back(slot)
 
     def prepare_piece(self, nbytes: int) -> bool:
-        """One piece of what ``prepare`` does, in idle time; False when nothing is left to do."""
+        """One piece of what ``prepare`` does, in idle time; False when there is nothing to do."""
         with self._changed:
-            usable = self._usable or 0
-            if len(self._slots) < usable:
+            if self._closed or self._wanted:
+                return False
+            if len(self._slots) < (self._usable or 0):
                 slot = Slot()
                 self._slots.append(slot)
             else:
-                waiting = [each for each in self._free if each.mapping is None or not each.mapping.ready]
-                if not waiting:
+                unready = [each for each in self._free if not each.ready]
+                if not unready:
                     return False
-                slot = waiting[0]
+                slot = unready[0]
                 self._free.remove(slot)
+            self._preparing = slot
         try:
-            slot.grow(nbytes)
+            slot.grow(max(nbytes, slot.size))
             if slot.mapping is not None:
                 slot.mapping.prepare_piece()
         except (OSError, MemoryError):
             return False
         finally:
-            self.give_back(slot)
+            with self._changed:
+                self._preparing = None
+                self.give_back(slot)
         return True
 
-    def close(self) -> None:
-        """Free every slot that is not in use."""
+    @property
+    def mappings(self) -> list[Mapping]:
+        """The memory of every slot that has some."""
         with self._changed:
-            for slot in self._free:
-                slot.free()
-            self._slots = [slot for slot in self._slots if slot not in self._free]
-            self._free = []
+            return [slot.mapping for slot in self._slots if slot.mapping is not None]
+
+    def close(self) -> None:
+        """Free every slot, those in use when they are given back."""
+        with self._changed:
+            self._closed = True
+            self._free_all()
+
+    def _free_all(self) -> None:
+        for slot in self._free:
+            slot.free()
+
+    def forget(self) -> None:
+        """In a forked child, which has none of the memory: close its descriptors."""
+        for slot in self._slots:
+            slot.free()
 
 
 def size_text(nbytes: int) -> str:

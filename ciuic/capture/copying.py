@@ -26,16 +26,19 @@ PIECE_BYTES = 16 << 20
 
 
 class Item:
-    """A tensor to copy. ``tensor``: the live one, None for a source of another kind; ``address``: of its bytes in
-    memory where they lie in row-major order, 0 elsewhere."""
+    """A tensor to copy. ``tensor``: the live one, None for a source of another kind.
 
-    __slots__ = ("address", "leaf", "place", "tensor")
+    ``memory_at``: where its bytes lie on the CPU without a gap, 0 elsewhere. ``row_major``: in row-major order there.
+    """
 
-    def __init__(self, leaf: Tensor, place: Placed, tensor: torch.Tensor | None, address: int) -> None:
+    __slots__ = ("leaf", "memory_at", "place", "row_major", "tensor")
+
+    def __init__(self, leaf: Tensor, place: Placed) -> None:
         self.leaf = leaf
         self.place = place
-        self.tensor = tensor
-        self.address = address
+        self.tensor: torch.Tensor | None = None
+        self.memory_at = 0
+        self.row_major = False
 
     @property
     def memory(self) -> tuple[int, int]:
@@ -47,7 +50,7 @@ class Item:
         mine, theirs = self.tensor, other.tensor
         if mine is None or theirs is None or self.place.nbytes != other.place.nbytes or mine.device != theirs.device:
             return False
-        return bool(self.address and other.address) or (mine.shape, mine.stride(), mine.dtype) == (
+        return (self.row_major and other.row_major) or (mine.shape, mine.stride(), mine.dtype) == (
             theirs.shape, theirs.stride(), theirs.dtype,
         )  # fmt: skip
 
@@ -59,6 +62,7 @@ class Layout:
         self.places: dict[int, Placed] = {}  # by id of the leaf, which the tree keeps alive
         self.items: list[Item] = []  # one for each place
         self.size = 0
+        self.on_cuda = False
         holders: dict[int, list[Item]] = {}  # by address
         stack: list[StateNode] = list(components.values())
         while stack:
@@ -71,11 +75,14 @@ class Layout:
     def _add(self, leaf: Tensor, holders: dict[int, list[Item]]) -> None:
         source = leaf.source
         nbytes = source.nbytes
-        item = Item(leaf, Placed(self.size, nbytes), None, 0)
+        item = Item(leaf, Placed(self.size, nbytes))
         if isinstance(source, LiveTensor) and nbytes:
             item.tensor = tensor = source.tensor
-            if source.dense and tensor.is_cpu:
-                item.address = source.address
+            if not tensor.is_cpu:
+                self.on_cuda = self.on_cuda or tensor.is_cuda
+            elif source.dense or has_no_gaps(tensor):
+                item.memory_at = source.address
+                item.row_major = source.dense
             held = holders.get(source.address)
             if held is None:
                 holders[source.address] = [item]
@@ -96,6 +103,12 @@ class Layout:
         if isinstance(node, Container):
             return Container(node.kind, tuple((key, self.placed(child)) for key, child in node.items))
         return node
+
+
+def has_no_gaps(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, in whatever order: channels last, or a transposed matrix."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return last + 1 == tensor.numel()
 
 
 class Copy:
@@ -119,21 +132,31 @@ class Copy:
         self._held_since: float | None = None
         self._later: list[Item] = []
         start = time.perf_counter()
-        on_cuda: list[Item] = []
-        for item in layout.items:
+        self._cuda: CudaCopies | None = None
+        try:
+            on_cuda = self._copy_at_once(ordered)
+            if on_cuda:
+                self._cuda = CudaCopies([(item, id(item.leaf) in ordered) for item in on_cuda], slot.mapping)
+            self._versions = [item.tensor._version for item in self._later if item.tensor is not None]
+            self._samples = Samples(
+                [item.memory_at for item in self._later], [item.place.nbytes for item in self._later]
+            )
+        except BaseException:
+            self.give_up()
+            raise
+        self.copy_seconds += time.perf_counter() - start
+
+    def _copy_at_once(self, ordered: Set[int]) -> list[Item]:
+        """Copy what may change anywhere, put aside what may not; returns what a device has to copy."""
+        on_cuda = []
+        for item in self.layout.items:
             if item.tensor is not None and item.tensor.is_cuda and not item.leaf.quantizer:
                 on_cuda.append(item)
-            elif item.place.nbytes > SMALL_BYTES and id(item.leaf) in ordered:
+            elif item.memory_at and item.place.nbytes > SMALL_BYTES and id(item.leaf) in ordered:
                 self._later.append(item)
             else:
                 self._copy(item)
-        self._cuda = (
-            CudaCopies([(item, id(item.leaf) in ordered) for item in on_cuda], slot.mapping) if on_cuda else None
-        )
-        self._versions = [item.tensor._version for item in self._later if item.tensor is not None]
-        dense = [item for item in self._later if item.address]
-        self._samples = Samples([item.address for item in dense], [item.place.nbytes for item in dense])
-        self.copy_seconds += time.perf_counter() - start
+        return on_cuda
 
     # The fence's side
 
@@ -156,14 +179,12 @@ class Copy:
         """Copy what was ordered, let go of the fence; TornSnapshot when something changed meanwhile."""
         start = time.perf_counter()
         try:
-            sampled = 0
-            for item, version in zip(self._later, self._versions, strict=True):
+            for index, (item, version) in enumerate(zip(self._later, self._versions, strict=True)):
                 self._copy(item)
-                same = item.tensor is None or item.tensor._version == version
-                if item.address:
-                    same = self._samples.same(sampled, self._mapping.address + item.place.offset) and same
-                    sampled += 1
-                if not same:
+                # A copy in row-major order has the sampled places where the tensor has them; another has not.
+                at = self._mapping.address + item.place.offset if item.row_major else item.memory_at
+                changed = item.tensor is not None and item.tensor._version != version
+                if changed or not self._samples.same(index, at):
                     self.torn.append(item)
             if self._cuda is not None:
                 self.torn += self._cuda.finish()
@@ -183,7 +204,9 @@ class Copy:
             )
 
     def give_up(self) -> None:
-        """The copy will not be made."""
+        """The copy will not be made. On return nothing writes to the slot any more."""
+        if self._cuda is not None:
+            self._cuda.drain()
         fence.release(self)
         self._done.set()
 
@@ -194,13 +217,14 @@ class Copy:
     def _copy(self, item: Item) -> None:
         """A CPU tensor's row-major bytes to their place. Large copies let other threads run."""
         place = item.place
-        if item.address:
-            ctypes.memmove(self._mapping.address + place.offset, item.address, place.nbytes)
+        if item.row_major:
+            ctypes.memmove(self._mapping.address + place.offset, item.memory_at, place.nbytes)
             return
         source = item.leaf.source
         for begin in range(0, place.nbytes, PIECE_BYTES):
             piece = memoryview(source.read(begin, min(begin + PIECE_BYTES, place.nbytes))).cast("B")
-            self._mapping.bytes[place.offset + begin : place.offset + begin + len(piece)] = piece
+            slot = self._mapping.bytes
+            slot[place.offset + begin : place.offset + begin + len(piece)] = piece
 
     def _names(self, items: list[Item]) -> Iterator[str]:
         wanted = {id(item.leaf) for item in items}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
@@ -24,10 +25,13 @@ def pin(mapping: Mapping) -> None:
     if mapping not in _pinned:
         status = _cuda.cudart().cudaHostRegister(mapping.address, mapping.size, 0)
         _pinned[mapping] = int(status) == 0
+        mapping_address = mapping.address
         if _pinned[mapping]:
-            weakref.finalize(mapping, _cuda.cudart().cudaHostUnregister, mapping.address).atexit = False
+            mapping.before_close.append(lambda: _cuda.cudart().cudaHostUnregister(mapping_address))
         else:
             logger.warning("The snapshot memory could not be pinned (CUDA error %d): copies are slower.", int(status))
+            with contextlib.suppress(RuntimeError):  # the next check of a launch takes the error, and must be ours
+                torch.zeros(1, device="cuda")
 
 
 class Move(Protocol):
@@ -53,6 +57,13 @@ class CudaCopies:
         self._guard = threading.Lock()
         self._events: list[tuple[torch.device, Any]] = []
         slot = torch.from_numpy(mapping.bytes)
+        try:
+            self._order(moves, slot)
+        except BaseException:
+            self.drain()
+            raise
+
+    def _order(self, moves: Sequence[tuple[Move, bool]], slot: torch.Tensor) -> None:
         for device in {move.tensor.device for move, _ in moves}:
             current, side = torch.cuda.current_stream(device), _stream(device)
             side.wait_stream(current)
@@ -70,6 +81,11 @@ class CudaCopies:
                         self._events.append((device, event))
                     else:  # what may change anywhere: nothing that is ordered from now on runs before its copy
                         current.wait_event(event)
+
+    def drain(self) -> None:
+        """Nothing writes to the slot any more on return."""
+        for device in {move.tensor.device for move, _ in self._moves}:
+            _stream(device).synchronize()
 
     def hold_stream(self) -> None:
         """What is ordered from now on runs after the copies; the host does not wait."""

@@ -24,7 +24,7 @@ class Fenced(Protocol):
 
 
 _under_way: list[Fenced] = []
-_guard = threading.Lock()
+_guard = threading.RLock()  # a signal handler may come in between
 _watchers: list[Callable[[torch.optim.Optimizer], None]] = []
 _hooked = False
 
@@ -74,7 +74,7 @@ def _before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
 def _forget_in_child() -> None:
     """The thread that copies is not there after a fork, and what it copied for is the parent's."""
     global _guard
-    _guard = threading.Lock()
+    _guard = threading.RLock()
     _under_way.clear()
     _watchers.clear()
 

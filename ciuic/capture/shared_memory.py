@@ -6,12 +6,20 @@ import contextlib
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 
 PAGE = mmap.PAGESIZE
-PIECE_BYTES = 64 << 20
+PIECE_BYTES = 16 << 20
+FAILED = ctypes.c_void_p(-1).value
+
+_libc: Any = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def create(size: int) -> int:
@@ -42,17 +50,55 @@ def _posix_shared_memory() -> int:
 
 
 class Mapping:
-    """A shared, writable mapping. A forked child does not get it."""
+    """A shared, writable mapping of a whole descriptor, which it owns. A forked child does not get it.
+
+    Not ``mmap.mmap``: that unmaps its range in a forked child too, where something else may lie there by now.
+    """
 
     def __init__(self, descriptor: int, size: int) -> None:
+        self.address = 0
         self.descriptor = descriptor
         self.size = size
-        self._map = mmap.mmap(descriptor, size)
-        if hasattr(mmap, "MADV_DONTFORK"):
-            self._map.madvise(mmap.MADV_DONTFORK)
-        self.bytes: numpy.ndarray[Any, numpy.dtype[numpy.uint8]] = numpy.frombuffer(self._map, dtype=numpy.uint8)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.before_close: list[Callable[[], object]] = []
+        self._owner = os.getpid()
         self._ready = 0
+        protection, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED
+        address = _libc.mmap(None, size, protection, kind, descriptor, 0)
+        if address is None or address == FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self.address = address
+        if hasattr(mmap, "MADV_DONTFORK"):
+            _libc.madvise(address, size, mmap.MADV_DONTFORK)
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"data": (self.address, False), "shape": (self.size,), "typestr": "|u1", "version": 3}
+
+    @property
+    def bytes(self) -> numpy.ndarray[Any, numpy.dtype[numpy.uint8]]:
+        """The memory as an array, which keeps the mapping alive; not to be touched after ``close``."""
+        return numpy.asarray(self)
+
+    def close(self) -> None:
+        """Unmap, and close the descriptor. In a forked child, only that."""
+        address, self.address = self.address, 0
+        if address and self._owner == os.getpid():
+            for call in self.before_close:
+                call()
+            _libc.munmap(address, self.size)
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            self.close()
+
+    @property
+    def ready_bytes(self) -> int:
+        """So many bytes from the start have their pages."""
+        return self._ready
 
     @property
     def ready(self) -> bool:

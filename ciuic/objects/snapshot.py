@@ -13,6 +13,7 @@ from ciuic.objects.ids import ID_LENGTH
 from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import Plain
 
+MOST_COSTS = 32
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 COMPONENTS = ("model", "optimizer", "scheduler", "scaler", "extra", "gradients", "rng")
 COSTS = ("call", "fence", "copy", "encode", "write")
@@ -93,8 +94,8 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
     _check("step and epoch", int, [number for number in (value["step"], value["epoch"]) if number is not None])
     _check("metrics and costs", float, [*value["metrics"].values(), *value["cost"].values()])
     _check("config", dict, [config])
-    if not all(map(math.isfinite, value["cost"].values())):
-        raise ValueError("a cost that is not finite")
+    if len(value["cost"]) > MOST_COSTS or not all(0 <= seconds < math.inf for seconds in value["cost"].values()):
+        raise ValueError("costs are a few, and seconds")
     return Snapshot(
         id=id.hex(),
         step=value["step"],

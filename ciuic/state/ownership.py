@@ -127,7 +127,9 @@ def _leaves(node: StateNode | None) -> list[tuple[Tensor, torch.Tensor, int]]:
             waiting += [child for _, child in node.items]
         elif isinstance(node, Tensor) and isinstance(node.source, LiveTensor):
             tensor = node.source.tensor  # strided: capture takes no other
-            if node.array == "torch" and node.quantizer is None and (tensor.is_cpu or tensor.is_cuda):
+            if node.array != "torch" or node.quantizer is not None or tensor.is_inference():
+                continue  # an inference tensor has no version counter
+            if tensor.is_cpu or tensor.is_cuda:
                 found.append((node, tensor, tensor.untyped_storage().data_ptr()))
     return found
 

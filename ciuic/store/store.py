@@ -19,6 +19,7 @@ from ciuic.errors import (
     DamagedData,
     LockTimeout,
     MissingObject,
+    NotARepository,
     ReadOnlyStorage,
     RepositoryError,
     RepositoryExists,
@@ -52,6 +53,7 @@ class Store:
         self.path = os.path.abspath(path)
         self.fs = fs
         check_parts(self.path)
+        self._identity = self._seen_identity()
         self.repository_id = read_format(fs, self.path)
         self.refs = Refs(fs, self.path, self.join("tmp"))
         self.generation = -1
@@ -179,8 +181,25 @@ class Store:
         names = (PACK_NAME.fullmatch(name) for name in self.fs.list_folder(self.join("packs")))
         return {match[1] for match in names if match}
 
+    def _seen_identity(self) -> tuple[int, int, int]:
+        """What changes when another repository takes this one's place."""
+        try:
+            status = os.stat(self.join("format"))
+        except (FileNotFoundError, NotADirectoryError):
+            return 0, 0, 0
+        return status.st_dev, status.st_ino, status.st_ctime_ns
+
+    def _check_identity(self) -> None:
+        """What is known of a repository says nothing about one that was made in its place."""
+        seen = self._seen_identity()
+        if seen != self._identity:
+            if read_format(self.fs, self.path) != self.repository_id:
+                raise NotARepository(f"{self.path} was replaced by another repository. Open it anew.")
+            self._identity = seen
+
     def refresh(self) -> None:
         """See what other processes did: packs, sweeps, the index."""
+        self._check_identity()
         generation = self.read_generation()
         if generation != self.generation:
             with self._open_guard:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections.abc import Callable
 
@@ -22,8 +24,8 @@ class PendingSnapshot:
         self._done = threading.Event()
         self._snapshot: Snapshot | None = None
         self._error: CiuicError | None = None
-        self._after: list[Callable[[PendingSnapshot], None]] = []
-        self._guard = threading.Lock()
+        self._after: list[Callable[[PendingSnapshot], object]] = []
+        self._guard = threading.RLock()  # a signal handler may come in between
 
     def __repr__(self) -> str:
         if self.done():
@@ -76,15 +78,25 @@ class PendingSnapshot:
             self._staged.set()
             after, self._after = self._after, []
         for call in after:
-            call(self)
+            self._call(call)
 
-    def add_done_callback(self, call: Callable[[PendingSnapshot], None]) -> None:
-        """``call(self)`` when it has ended: in the thread that ends it, or now."""
+    def add_done_callback(self, call: Callable[[PendingSnapshot], object]) -> None:
+        """``call(self)`` when it has ended: in the thread that ends it, or now. It must not wait for a snapshot.
+
+        What it raises is logged.
+        """
         with self._guard:
             if not self._done.is_set():
                 self._after.append(call)
                 return
-        call(self)
+        self._call(call)
+
+    def _call(self, call: Callable[[PendingSnapshot], object]) -> None:
+        try:
+            call(self)
+        except Exception:  # it is somebody else's, and this thread serves other snapshots
+            with contextlib.suppress(Exception):
+                logging.getLogger("ciuic").exception("A callback of the snapshot of step %s failed.", self.step)
 
 
 def completed(step: int | None, commit: Callable[[], Snapshot]) -> PendingSnapshot:

@@ -443,3 +443,17 @@ def test_footers_are_read_once_where_no_index_can_be_made(repo, path, monkeypatc
     assert blocked.resolve("HEAD").id == saved.id
     (path / "index").unlink()
     sound(path, saved)
+
+
+def test_another_repository_in_the_same_place(tmp_path):
+    """A long run's folder was removed and made anew: what the open one knew made it leave out chunks of its commits."""
+    path = tmp_path / "run"
+    old = ciuic.Repo.init(path)
+    old.commit(extra={"x": torch.arange(10_000)})
+    shutil.rmtree(path)
+    ciuic.Repo.init(path)
+    with pytest.raises(ciuic.NotARepository, match="replaced by another repository"):
+        old.commit(extra={"x": torch.arange(10_000)})
+    fresh = ciuic.Repo(path)
+    fresh.commit(extra={"x": torch.arange(10_000)})
+    assert fresh.fsck(read_data=True).ok

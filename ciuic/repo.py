@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import operator
 import os
 import sys
@@ -159,16 +160,17 @@ class Repo:
 
         began = time.perf_counter()
         watch()
-        captured = capture_state(
-            model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng
-        )
-        details = _details(captured.contains, step, epoch, message, metrics, config)
-        if wait:
-            return self._commit(captured.components, details)
-        return self._commit_later(
-            captured.components, details, model, optimizer,
-            when_busy=when_busy, busy_timeout=busy_timeout, began=began,
-        )  # fmt: skip
+        with _no_collection() if not wait else contextlib.nullcontext():
+            captured = capture_state(
+                model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng
+            )
+            details = _details(captured.contains, step, epoch, message, metrics, config)
+            if not wait:
+                return self._commit_later(
+                    captured.components, details, model, optimizer,
+                    when_busy=when_busy, busy_timeout=busy_timeout, began=began,
+                )  # fmt: skip
+        return self._commit(captured.components, details)
 
     def commit_components(
         self,
@@ -626,6 +628,18 @@ def _action(details: Details) -> str:
     if details.message:
         return f"commit: {details.message}"
     return "commit" if details.step is None else f"commit: step {details.step}"
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A garbage collection among the thousands of objects made in a call would be a pause of training's."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _warn(message: str) -> None:

@@ -126,11 +126,13 @@ def _leaves(node: StateNode | None) -> list[tuple[Tensor, torch.Tensor, int]]:
         if isinstance(node, Container):
             waiting += [child for _, child in node.items]
         elif isinstance(node, Tensor) and isinstance(node.source, LiveTensor):
-            tensor = node.source.tensor  # strided: capture takes no other
+            source = node.source
+            tensor = source.tensor  # strided: capture takes no other
             if node.array != "torch" or node.quantizer is not None or tensor.is_inference():
                 continue  # an inference tensor has no version counter
             if tensor.is_cpu or tensor.is_cuda:
-                found.append((node, tensor, tensor.untyped_storage().data_ptr()))
+                # The storage's own address would be another object made.
+                found.append((node, tensor, source.address - tensor.storage_offset() * source.width))
     return found
 
 

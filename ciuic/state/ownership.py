@@ -132,7 +132,7 @@ def _leaves(node: StateNode | None) -> list[tuple[Tensor, torch.Tensor, int]]:
                 continue  # an inference tensor has no version counter
             if tensor.is_cpu or tensor.is_cuda:
                 # The storage's own address would be another object made.
-                found.append((node, tensor, source.address - tensor.storage_offset() * source.width))
+                found.append((node, tensor, source.address - int(tensor.storage_offset()) * source.width))
     return found
 
 

@@ -13,6 +13,7 @@ import lmdb
 from ciuic.errors import CiuicError, DamagedData, LockTimeout, StorageFull
 from ciuic.objects.ids import Kind
 from ciuic.store.expiry import check_clock, kept, read_logs
+from ciuic.store.locks import is_held
 from ciuic.store.marking import Marks
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.store import Store, index_rows
@@ -106,7 +107,7 @@ class _Collector:
             marks.walk(self._values(logs))
             dead = self._dead(marks)
             report = self._report(marks, logs, dead, repacked)
-            self._empty("tmp")  # no commit is under way: it is all left-overs
+            self._empty("tmp")  # no commit is under way: it is all left-overs, but for what a writer process holds
             self._expire(logs)
             self._bury(marks, dead)
             self._sweep(generation, dead)
@@ -257,8 +258,10 @@ class _Collector:
 
     def _empty(self, folder: str) -> None:
         for name in self.store.fs.list_folder(self.store.join(folder)):
+            path = self.store.join(folder, name)
             with contextlib.suppress(CiuicError, OSError):
-                self.store.fs.unlink(self.store.join(folder, name))
+                if not (name.startswith("run-") and is_held(self.store.fs, path)):
+                    self.store.fs.unlink(path)
 
     # Reporting
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from ciuic.errors import LockTimeout
+from ciuic.errors import CiuicError, LockTimeout
 from ciuic.store.fs import FileSystem, typed_errors
 
 POLL_S = 0.005
@@ -45,6 +45,17 @@ def hold(fs: FileSystem, path: str, *, exclusive: bool, timeout_s: float) -> Ite
     finally:
         if os.getpid() == owner:
             fs.close(descriptor)
+
+
+def is_held(fs: FileSystem, path: str) -> bool:
+    """Whether somebody holds ``path`` exclusively now; False when it is not there."""
+    try:
+        with hold(fs, path, exclusive=False, timeout_s=0.0):
+            return False
+    except LockTimeout:
+        return True
+    except (CiuicError, OSError):
+        return False
 
 
 @contextlib.contextmanager

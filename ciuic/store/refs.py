@@ -166,6 +166,11 @@ class Refs:
         """A sync of a log failed in this process: it must be rewritten before anything is appended."""
         return bool(self._suspect)
 
+    def doubt(self, name: str) -> None:
+        """Another process may have failed to sync this log, and died: it is rewritten with all its records."""
+        if self.log(name).read():
+            self._suspect.setdefault(name, None)
+
     def rewrite_suspects(self) -> None:
         """Under the exclusive lock: rewrite what a failed sync left in doubt, without the failed record."""
         for name, failed in sorted(self._suspect.items()):

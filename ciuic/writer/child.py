@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
+from ciuic.objects.encoding import encode
 from ciuic.writer.channel import Channel, Message
 from ciuic.writer.memory_file import contents, memory_file
+from ciuic.writer.orphans import Announcement
+from ciuic.writer.signals import HELD_SIGNALS
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 LAST_WORDS = 2000
-HELD_SIGNALS = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}
 MOST_SLOTS = 4
 """How many slots the process keeps mapped."""
 
@@ -38,11 +40,19 @@ class Child:
         self.finishing = False
         self.slots: dict[int, None] = {}
         self.exit: int | None = None
-        self._errors = memory_file()
-        ours, theirs = socket.socketpair()
-        self.channel = Channel(ours)
-        try:
-            self.channel.post(hello)
+        self.announcement = Announcement(str(hello["repository"]))
+        with contextlib.ExitStack() as failing, contextlib.ExitStack() as always:
+            failing.callback(self.announcement.withdraw)
+            hello = {**hello, "announced": self.announcement.token}
+            self._errors = memory_file()
+            failing.callback(os.close, self._errors)
+            carrier = memory_file(encode(hello))  # of any size; the message that brings it always fits
+            always.callback(os.close, carrier)
+            ours, theirs = socket.socketpair()
+            always.callback(theirs.close)
+            self.channel = Channel(ours)
+            failing.callback(self.channel.close)
+            self.channel.post({}, (carrier,))
             self.channel.flush()
             with _blocked_signals():
                 self.process = subprocess.Popen(
@@ -52,16 +62,18 @@ class Child:
                     stderr=self._errors,
                     cwd="/",
                     start_new_session=True,
+                    pass_fds=self.announcement.writers(),
                 )
-        except BaseException:
-            self.channel.close()
-            os.close(self._errors)
-            raise
-        finally:
-            theirs.close()
+            self.announcement.handed_over()
+            failing.pop_all()
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self.exit = os.pidfd_open(self.process.pid)
+
+    @property
+    def leftovers(self) -> list[str]:
+        """What it leaves in ``tmp/`` when it dies, but for what it said."""
+        return self.announcement.names()
 
     def has_slot(self, key: int) -> bool:
         return key in self.slots
@@ -109,6 +121,7 @@ class Child:
         if self.process.returncode is None:
             self.process.returncode = 0  # nobody will wait for it through this object
         self.channel.close()
+        self.announcement.let_go()
         descriptors, self.exit, self._errors = (self.exit, self._errors), None, -1
         for descriptor in descriptors:
             if descriptor is not None and descriptor >= 0:

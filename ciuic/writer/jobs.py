@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -94,7 +95,7 @@ class Jobs:
     def succeed(self, running: Running, snapshot: Snapshot, *, unchanged: bool) -> None:
         self.count("published")
         if unchanged:
-            logger.warning("The snapshot of step %s equals its parent: nothing has changed since.", snapshot.step)
+            say(logging.WARNING, "The snapshot of step %s equals its parent: nothing has changed since.", snapshot.step)
             self.count("unchanged")
         self._end(running, lambda: running.job.pending.set_result(snapshot))
 
@@ -110,7 +111,7 @@ class Jobs:
         guarded(job.released)
 
     def _say(self, job: Job, error: CiuicError) -> None:
-        logger.warning("The snapshot of step %s was not stored: %s", job.details.step, error)
+        say(logging.WARNING, "The snapshot of step %s was not stored: %s", job.details.step, error)
         self.count("failed")
 
     def count(self, name: str) -> None:
@@ -138,4 +139,10 @@ def guarded(call: Callable[[], None]) -> None:
     try:
         call()
     except Exception:
-        logger.exception("A call that reports on a snapshot failed.")
+        say(logging.ERROR, "A call that reports on a snapshot failed.", exc_info=True)
+
+
+def say(level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
+    """Log, whatever a handler or a filter of the program's does."""
+    with contextlib.suppress(Exception):
+        logger.log(level, message, *arguments, exc_info=exc_info)

@@ -10,25 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ciuic.errors import CiuicError, SnapshotTimeout, StorageError, WriterFailed
+from ciuic.errors import SnapshotTimeout, StorageError, WriterFailed
 from ciuic.history.following import Attempt, Position
 from ciuic.objects.snapshot import decode_snapshot
 from ciuic.store.fs import LOCAL
 from ciuic.writer.channel import Message
 from ciuic.writer.child import Child
-from ciuic.writer.jobs import Jobs, Running, guarded
+from ciuic.writer.jobs import Jobs, Running, guarded, say
 from ciuic.writer.link import select_ready
 from ciuic.writer.wire import attempt_fields, attempt_of, error_of, position_fields, position_of
 
 MOST_WRITERS = 3
+START_PAUSES_S = (0.5, 1.0, 2.0)
 STUCK_FACTOR = 10
 TICK_S = 1.0
 LONGEST_TICK_S = 2.0
 """More than this between two looks was not the writer's silence: the trainer itself was stopped."""
 SILENT_S = 3.0
 HAND_OVER_S = 2.0
-
-logger = logging.getLogger("ciuic")
 
 
 class Keeper:
@@ -43,21 +42,30 @@ class Keeper:
         low: bool,
         timeout: float,
         start_up: Sequence[str] | None,
+        guard: threading.Lock,
+        after: Keeper | None = None,
     ) -> None:
+        """``guard`` is held by whoever adds a job; ``after`` is one that failed, whose course this one goes on with."""
         self.repository = repository
         self.jobs = jobs
         self.child: Child | None = None
         self.closing = False
         self.giving_up = False
+        self.failed = False
         self._moved = moved
         self._low = low
         self._timeout = timeout
         self._beat = min(TICK_S, timeout / 5)
         self._start_up = start_up
+        self._guard = guard
         self._wanted = True  # a process, though there is no job yet
+        self._refused = 0  # starts, one after the other
+        self._next_start = 0.0
         self._position: Position | None = None  # after the last job that ended
         self._loose: tuple[Attempt, Position | None] | None = None  # of a job that was given up
         self._leftovers: list[str] = []
+        if after is not None:
+            self._position, self._loose, self._leftovers = after._position, after._loose, after._leftovers
         self._alarm_guard = threading.Lock()
         self._awake, self._alarm = os.pipe()
         os.set_blocking(self._awake, False)
@@ -98,10 +106,8 @@ class Keeper:
         try:
             while self._turn():
                 pass
-        except Exception as error:
-            logger.exception("The thread that serves the writer process failed.")
-            for running in self.jobs.all():
-                self.jobs.fail(running, WriterFailed(f"{type(error).__name__}: {error}"), release=False)
+        except BaseException as error:
+            self._fail(error)
         finally:
             child, self.child = self.child, None
             if child is not None:
@@ -113,6 +119,21 @@ class Keeper:
             with self._alarm_guard:
                 self._close_alarm()
 
+    def _fail(self, error: BaseException) -> None:
+        """No process reads the slots any more, the jobs have failed, and the next one starts another thread."""
+        say(logging.ERROR, "The thread that serves the writer process failed.", exc_info=True)
+        child, self.child = self.child, None
+        if child is not None:
+            child.kill()
+            guarded(lambda: self._leftovers.extend(child.leftovers))
+            guarded(child.let_go)
+        with self._guard:
+            self.failed = True
+            lost = self.jobs.all()
+        self._take_leftovers(lost)
+        for each in lost:
+            self._give_up(each, f"{type(error).__name__}: {error}")
+
     def _turn(self) -> bool:
         """One look at everything; False when there is nothing left to do, ever."""
         if self.giving_up:
@@ -122,7 +143,7 @@ class Keeper:
         if self.child is None:
             if self.closing and not running:
                 return False
-            if running or self._wanted:
+            if (running or self._wanted) and time.monotonic() >= self._next_start:
                 self._start()
                 return True
         elif not self.child.finishing:
@@ -147,10 +168,12 @@ class Keeper:
             self.child = Child(self._start_up, hello)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             text = f"The writer process cannot be started: {type(error).__name__}: {error}"
-            logger.warning("%s", text)
-            for running in self.jobs.all():
-                self._give_up(running, text)
-            return
+            say(logging.WARNING, "%s", text)
+            self._next_start = time.monotonic() + START_PAUSES_S[min(self._refused, len(START_PAUSES_S) - 1)]
+            self._refused += 1
+            self._charge(text)
+        else:
+            self._refused = 0
 
     def _post(self, child: Child, running: list[Running]) -> None:
         """Orders for the jobs that this process does not know yet."""
@@ -172,6 +195,7 @@ class Keeper:
                 "key": key,
                 "size": each.job.memory_size,
                 "drop": child.give_slot(key),
+                "new": len(descriptors) > 1,
                 "position": position_fields(position),
                 "attempt": attempt_fields(attempt),
                 "own": each.attempt is not None,
@@ -192,6 +216,8 @@ class Keeper:
             writing += [child.channel.fileno()] if child.channel.waiting else []
             if busy or child.finishing:
                 timeout = self._beat
+        elif busy:
+            timeout = max(0.0, self._next_start - time.monotonic())
         before = time.monotonic()
         ready = select_ready(reading, writing, timeout)
         elapsed = min(time.monotonic() - before, LONGEST_TICK_S)
@@ -226,7 +252,7 @@ class Keeper:
             return
         child.stuck = 0.0
         if "log" in message:
-            logger.log(message["log"], "%s", message["text"])
+            say(message["log"], "%s", message["text"])
             return
         self._leftovers = []  # a process that is at a job has removed them
         running = self.jobs.get(message["job"])
@@ -237,24 +263,30 @@ class Keeper:
         elif "trying" in message:
             running.attempt = attempt_of(message["trying"])
         elif "retrying" in message:
-            logger.warning(
+            say(
+                logging.WARNING,
                 "The snapshot of step %s could not be stored yet; another try in %s s. %s",
                 running.job.details.step, message["retrying"], message["text"],
             )  # fmt: skip
             self.jobs.count("retries")
         else:
-            self._ended(running, message)
+            self._ended(child, running, message)
 
-    def _ended(self, running: Running, message: Message) -> None:
+    def _ended(self, child: Child, running: Running, message: Message) -> None:
         position = position_of(message["position"])
-        self._loose = None
-        if position is not None:
+        if position is None:  # it could not open the repository
+            self._position = running.job.position or self._position
+        else:
             self._position = position
             guarded(lambda: self._moved(position))
+        self._loose = None
         if "done" in message:
             snapshot = decode_snapshot(message["done"], bytes.fromhex(message["id"]))
             self.jobs.succeed(running, snapshot, unchanged=message["unchanged"])
         else:
+            if running.attempt is not None:
+                self._loose = running.attempt, self._position
+            child.slots.pop(running.job.memory_key, None)  # it may not have got it
             self.jobs.fail(running, error_of(message["failed"], message["text"]))
 
     # When the process is no more
@@ -263,7 +295,7 @@ class Keeper:
         if not child.dead():
             child.kill()  # it closed its line, and cannot be reached any more
         if self.jobs.all() or (child.process.returncode and not child.finishing):
-            logger.warning("The writer process died (%s).%s", child.epitaph(), self._successor())
+            say(logging.WARNING, "The writer process died (%s).%s", child.epitaph(), self._successor())
             self.jobs.count("writer_deaths")
         self._bury(child)
 
@@ -276,7 +308,7 @@ class Keeper:
         child.kill()
         silent = child.silence > self._timeout
         what = f"gave no sign of life for {child.silence:.0f} s" if silent else f"got nowhere for {child.stuck:.0f} s"
-        logger.warning("The writer process %s and was killed.%s", what, self._successor())
+        say(logging.WARNING, "The writer process %s and was killed.%s", what, self._successor())
         self.jobs.count("writer_stalls")
         self._bury(child)
 
@@ -284,16 +316,20 @@ class Keeper:
         """Its unfinished jobs are for the next one, unless the first of them was too much for three."""
         self._listen(child)
         self.child = None
+        self._leftovers += child.leftovers
         child.let_go()
         running = self.jobs.all()
         self._take_leftovers(running)
         for each in running:
             each.posted = each.sent = False
-        if running:
-            first = running[0]
+        self._charge(f"The writer process died {MOST_WRITERS} times over this snapshot.")
+
+    def _charge(self, text: str) -> None:
+        """One writer less for the first job."""
+        for first in self.jobs.all()[:1]:
             first.deaths += 1
             if first.deaths >= MOST_WRITERS:
-                self._give_up(first, f"The writer process died {MOST_WRITERS} times over this snapshot.")
+                self._give_up(first, text)
 
     def _take_leftovers(self, running: list[Running]) -> None:
         """What the dead process had in ``tmp/`` is for the next one to remove, or for the end."""
@@ -331,10 +367,12 @@ class Keeper:
         if child is not None and not working:
             child.kill()
             self._listen(child)
+            self._leftovers += child.leftovers
             running = self.jobs.all()
             self._take_leftovers(running)
         for each in running:
-            error: CiuicError = WriterFailed("It was not handed over before the writer was closed.")
             if working and each.sent:
                 error = SnapshotTimeout("It is still being written, and the writer process goes on by itself.")
-            self.jobs.fail(each, error, release=not (working and each.sent))
+                self.jobs.fail(each, error, release=False)
+            else:
+                self._give_up(each, "It was not handed over before the writer was closed.")

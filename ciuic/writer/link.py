@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 
 from ciuic.writer.channel import Channel, Message
 
@@ -30,7 +29,6 @@ class Link:
         self.progress = 0
         self.busy = True  # until the start is over
         self.orphaned = False
-        self.on_orphaned: Callable[[], None] = lambda: None
         self._channel = channel
         self._trainer = trainer
         self._interval = beat
@@ -90,7 +88,6 @@ class Link:
         while not self.orphaned:  # it closed its side, and may die before the last order is done
             select_ready([] if self._death is None else [self._death], [], self._interval)
             self.orphaned = self._trainer_is_dead()
-        self.on_orphaned()
 
     def _beat(self) -> None:
         if self.busy and self._unread() <= MOST_UNREAD:

@@ -1,55 +1,95 @@
 """Writers that outlive their trainer: the next run waits for what they still have to publish, and resumes from it.
 
-A writer whose trainer is dead holds a kernel lock on a file in ``tmp/`` until it has finished; the file of one that
-was killed is free to take, and is removed.
+Each writer has two locked files in ``tmp/``: its own, whose lock it inherits before it runs, and its trainer's. The
+kernel lets go of each when its process ends, or executes another program: the one held without the other says it all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
-import threading
 
 from ciuic.errors import CiuicError, LockTimeout
 from ciuic.store.fs import LOCAL, FileSystem
-from ciuic.store.locks import hold, hold_open
+from ciuic.store.locks import hold, is_held
 
-PREFIX = "orphan-"
+PREFIX = "run-"
+WRITER, TRAINER = ".writer", ".trainer"
+ATTEMPTS = 3
 PATIENCE_S = 120.0
 
 logger = logging.getLogger("ciuic")
 
+_mine: set[int] = set()
+
+
+def _close_in_child() -> None:
+    """A forked worker would hold them for as long as it lives."""
+    for descriptor in _mine:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _mine.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
 
 class Announcement:
-    """Says that this process, whose trainer is dead, still has something to publish. For two threads."""
+    """The two files of one writer, as its trainer makes them; best effort. Never there without their locks."""
 
     def __init__(self, repository: str, fs: FileSystem = LOCAL) -> None:
-        folder = os.path.join(repository, "tmp")
-        self._temporary, self._path = (os.path.join(folder, f"{prefix}{os.getpid()}") for prefix in ("new-", PREFIX))
+        self.token = os.urandom(8).hex()
+        self._repository = repository
         self._fs = fs
-        self._held = contextlib.ExitStack()
-        self._guard = threading.Lock()
-        self._over = False
+        self._held: dict[str, int] = {}
+        with contextlib.suppress(CiuicError, OSError):
+            for suffix in (TRAINER, WRITER):  # in this order: a writer's file alone is waited for
+                self._make(suffix)
 
-    def make(self) -> None:
-        """Until ``withdraw``, or the end of the process; nothing after ``withdraw``. Best effort."""
-        with self._guard, contextlib.suppress(CiuicError, OSError):
-            if self._over:
+    def _make(self, suffix: str) -> None:
+        path = os.path.join(self._repository, "tmp", f"{PREFIX}{self.token}{suffix}")
+        for attempt in range(ATTEMPTS):  # gc may empty the folder in between
+            descriptor = self._fs.create(path + ".new")
+            _mine.add(descriptor)
+            self._held[suffix] = descriptor
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._fs.rename(path + ".new", path)
                 return
-            descriptor = self._fs.create(self._temporary)
-            self._held.callback(self._fs.close, descriptor)
-            self._held.enter_context(hold_open(descriptor, self._temporary, exclusive=True, timeout_s=1.0))
-            self._fs.rename(self._temporary, self._path)  # it is never there without its lock
+            except FileNotFoundError:
+                self._close(suffix)
+                if attempt + 1 == ATTEMPTS:
+                    raise
+
+    def writers(self) -> tuple[int, ...]:
+        """What the writer process inherits."""
+        return (self._held[WRITER],) if WRITER in self._held else ()
+
+    def handed_over(self) -> None:
+        """The lock of the writer's file is the writer's alone."""
+        self._close(WRITER)
+
+    def let_go(self) -> None:
+        """Whatever the writer still does, it does without its trainer."""
+        for suffix in (WRITER, TRAINER):
+            self._close(suffix)
 
     def withdraw(self) -> None:
-        """Nothing is left to publish."""
-        with self._guard:
-            self._over = True
-            for path in (self._temporary, self._path):
-                with contextlib.suppress(CiuicError, OSError):
-                    self._fs.remove_if_there(path)
-            self._held.close()
+        """There was no writer."""
+        self.let_go()
+        remove(self._repository, self.token, self._fs)
+
+    def names(self) -> list[str]:
+        """In ``tmp/``."""
+        return _names(self.token)
+
+    def _close(self, suffix: str) -> None:
+        descriptor = self._held.pop(suffix, -1)
+        if descriptor in _mine:  # else a fork has closed it already
+            _mine.discard(descriptor)
+            os.close(descriptor)
 
 
 def wait(repository: str, fs: FileSystem = LOCAL, timeout_s: float = PATIENCE_S) -> bool:
@@ -58,23 +98,32 @@ def wait(repository: str, fs: FileSystem = LOCAL, timeout_s: float = PATIENCE_S)
     One that has not finished within ``timeout_s`` seconds is left alone, with a warning.
     """
     folder, waited = os.path.join(repository, "tmp"), False
-    for name in fs.list_folder(folder):
-        if not name.startswith(PREFIX):
-            continue
-        path = os.path.join(folder, name)
-        with contextlib.suppress(FileNotFoundError):
+    names = [name for name in fs.list_folder(folder) if name.startswith(PREFIX)]
+    for token in sorted({name[len(PREFIX) :].partition(".")[0] for name in names}):
+        writer, trainer = (os.path.join(folder, name) for name in _names(token)[:2])
+        if is_held(fs, trainer):
+            continue  # it waits for its writer itself, where it matters
+        if is_held(fs, writer):
+            waited = True
+            logger.warning("An earlier run's last snapshot is still being written; waiting for it.")
             try:
-                with hold(fs, path, exclusive=False, timeout_s=0.0):
+                with contextlib.suppress(FileNotFoundError), hold(fs, writer, exclusive=False, timeout_s=timeout_s):
                     pass
             except LockTimeout:
-                waited = True
-                logger.warning("An earlier run's last snapshot is still being written; waiting for it.")
-                try:
-                    with hold(fs, path, exclusive=False, timeout_s=timeout_s):
-                        pass
-                except LockTimeout:
-                    logger.warning("It has not ended in %g s: going on without it (process %s).", timeout_s, name[7:])
-                    continue
-            with contextlib.suppress(CiuicError):
-                fs.remove_if_there(path)
+                logger.warning("It has not ended in %g s: going on without it (%s).", timeout_s, writer)
+                continue
+        if not any(is_held(fs, os.path.join(folder, name)) for name in _names(token)[2:]):
+            remove(repository, token, fs)
     return waited
+
+
+def remove(repository: str, token: str, fs: FileSystem = LOCAL) -> None:
+    """Of a writer that has nothing left to publish. Best effort."""
+    for name in _names(token):
+        with contextlib.suppress(CiuicError, OSError):
+            fs.remove_if_there(os.path.join(repository, "tmp", name))
+
+
+def _names(token: str) -> list[str]:
+    final = [f"{PREFIX}{token}{suffix}" for suffix in (WRITER, TRAINER)]
+    return [*final, *(name + ".new" for name in final)]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ciuic.errors import CiuicError, WriterFailed
+from ciuic.errors import CiuicError, SnapshotTimeout, WriterFailed
 from ciuic.history.following import Position
 from ciuic.writer.jobs import Job as Job
 from ciuic.writer.jobs import Jobs
@@ -64,18 +64,21 @@ class Writer:
                 self._kept()
 
     def _kept(self) -> Keeper:
-        if self._closed or (self._keeper is not None and self._keeper.closing):
+        former = self._keeper
+        if self._closed or (former is not None and former.closing and not former.failed):
             raise WriterFailed("The writer was closed: no snapshot can be handed to it any more.")
-        if self._keeper is None:
-            self._keeper = Keeper(
+        if former is None or former.failed:
+            former = self._keeper = Keeper(
                 self._repository,
                 self._jobs,
                 self._moved,
                 low=self._low,
                 timeout=self._timeout,
                 start_up=self._start_up,
+                guard=self._guard,
+                after=former,
             )
-        return self._keeper
+        return former
 
     def submit(self, job: Job) -> None:
         """Hand a job over; never waits for the process. A job that cannot be handed over ends at once."""
@@ -118,7 +121,10 @@ class Writer:
         if not keeper.join(timeout):
             keeper.giving_up = True
             keeper.wake()
-            keeper.join(LEAVING_S)
+            if not keeper.join(LEAVING_S):
+                for running in self._jobs.all():  # nobody is to wait for them
+                    error = SnapshotTimeout("The writer process did not let itself be closed; it may go on by itself.")
+                    self._jobs.fail(running, error, release=False)
 
     def forget(self) -> None:
         """In a forked child: give up what belongs to the parent, without a signal to the process or a wait for it."""

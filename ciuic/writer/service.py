@@ -8,12 +8,13 @@ import os
 import signal
 import socket
 import sys
-from types import FrameType
 
-from ciuic.writer import priority
+from ciuic.objects.encoding import decode
+from ciuic.writer import orphans, priority
 from ciuic.writer.channel import Channel
 from ciuic.writer.link import Link
-from ciuic.writer.orphans import Announcement
+from ciuic.writer.memory_file import contents
+from ciuic.writer.signals import HELD_SIGNALS
 
 NO_HELLO = 2
 
@@ -32,20 +33,19 @@ class _Forward(logging.Handler):
 def main() -> None:
     """Serve the trainer at the other end of standard input. Returns when every order is done."""
     faulthandler.enable()
-    for each in (signal.SIGINT, signal.SIGHUP):
+    for each in HELD_SIGNALS:  # its trainer's end is its own, and comes when all is done
         signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
     channel = Channel(_endpoint())
     messages = channel.receive()  # it was sent before this process was started
     if not messages:
         raise SystemExit(NO_HELLO)
-    (hello, _), *early = messages
+    (_, (carrier,)), *early = messages
+    hello = decode(contents(carrier))
+    os.close(carrier)
     link = Link(channel, hello["trainer"], hello["beat"])
     for message in early:
         link.orders.put(message)
-    signal.signal(signal.SIGTERM, lambda number, frame: _leave(link, number, frame))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    announcement = Announcement(hello["repository"])
-    link.on_orphaned = announcement.make
     link.start()
     if hello["low"]:
         priority.lower()
@@ -64,13 +64,8 @@ def main() -> None:
             break
         link.busy = True
         storing.store(*order)
-    announcement.withdraw()
+    orphans.remove(hello["repository"], hello["announced"])
     link.tell()
-
-
-def _leave(link: Link, number: int, frame: FrameType | None) -> None:
-    """SIGTERM: finish what was received."""
-    link.orders.put(None)
 
 
 def _endpoint() -> socket.socket:

@@ -11,10 +11,12 @@ from typing import Any
 
 from ciuic.commit.pipeline import commit_snapshot
 from ciuic.errors import CiuicError, LockTimeout, StorageError
-from ciuic.history.following import Attempt, Following
+from ciuic.history.following import Attempt, Following, Position
 from ciuic.objects.snapshot import Snapshot, encode_snapshot
 from ciuic.store.fs import FileSystem
 from ciuic.store.object_reader import read_snapshot
+from ciuic.store.reflog import LogRecord
+from ciuic.store.refs import HEADS
 from ciuic.store.store import Store
 from ciuic.writer.channel import Message
 from ciuic.writer.counting import CountingFileSystem
@@ -32,19 +34,19 @@ from ciuic.writer.wire import (
 
 PAUSES_S = (0.5, 1.0, 2.0)
 """How long to wait before trying again what storage or memory refused."""
+NO_DESCRIPTOR = "The writer process has no file descriptor left. Allow more open files (`ulimit -n`)."
 
 
 class _Order:
-    """``mine``: the snapshots that this order has made and tried to publish."""
+    """``mine``: the snapshots that this order has made and tried to publish; ``published``: the one that it has."""
 
     def __init__(self, message: Message, descriptor: int) -> None:
         self.number: int = message["job"]
         self.key: int = message["key"]
         self.size: int = message["size"]
-        self.position = position_of(message["position"])
-        self.attempt = attempt_of(message["attempt"])
-        self.mine: set[str] = {self.attempt.snapshot} if self.attempt is not None and message["own"] else set()
-        self.placed = False
+        attempt = attempt_of(message["attempt"])
+        self.mine: set[str] = {attempt.snapshot} if attempt is not None and message["own"] else set()
+        self.published: list[Snapshot] = []  # one at most
         self.descriptor = descriptor
 
 
@@ -59,6 +61,8 @@ class Storing:
         self._slots = Slots()
         self._following: Following | None = None
         self._order: _Order | None = None
+        self._position: Position | None = None  # where to go on, and from what, as soon as the repository opens
+        self._attempt: Attempt | None = None
         for name in leftovers:
             with contextlib.suppress(StorageError, OSError):
                 self._fs.remove_if_there(os.path.join(repository, "tmp", os.path.basename(name)))
@@ -66,7 +70,13 @@ class Storing:
     def store(self, message: Message, descriptors: list[int]) -> None:
         """Do what an order says, and answer."""
         self._slots.drop(message["drop"])
-        if len(descriptors) > 1:
+        self._note(message)
+        if len(descriptors) != 1 + message["new"]:  # the kernel drops what finds no room in the table
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._answer(message["job"], _failed(StorageError(NO_DESCRIPTOR)))
+            return
+        if message["new"]:
             self._slots.receive(message["key"], descriptors[1])
         self._order = order = _Order(message, descriptors[0])
         try:
@@ -74,16 +84,26 @@ class Storing:
         except Exception as error:
             if not isinstance(error, (CiuicError, MemoryError)):
                 traceback.print_exc()  # read by the trainer if this process dies
-            kind, text = error_fields(error)
-            answer: Message = {"failed": kind, "text": text}
+            answer = _failed(error)
         else:
             encoded = encode_snapshot(snapshot)
             answer = {"done": encoded, "id": snapshot.id, "unchanged": unchanged}
         finally:
             os.close(order.descriptor)
             self._order = None
-        position = None if self._following is None else self._following.position
-        self._link.post({"job": order.number, "position": position_fields(position), **answer})
+        self._answer(order.number, answer)
+
+    def _answer(self, number: int, answer: Message) -> None:
+        position = self._position if self._following is None else self._following.position
+        self._link.post({"job": number, "position": position_fields(position), **answer})
+
+    def _note(self, message: Message) -> None:
+        """Where an order goes holds for those after it too, whatever becomes of it."""
+        position, attempt = position_of(message["position"]), attempt_of(message["attempt"])
+        if position is not None:
+            self._position, self._attempt = position, None
+        if attempt is not None:
+            self._attempt = attempt
 
     def _patiently(self, order: _Order) -> tuple[Snapshot, bool]:
         for pause in PAUSES_S:
@@ -99,35 +119,47 @@ class Storing:
 
     def _once(self, order: _Order) -> tuple[Snapshot, bool]:
         """The snapshot, durable and on a branch, and whether nothing has changed since its parent."""
-        following = self._opened(order)
+        following = self._opened()
+        try:
+            self._publish(order, following)
+        except Exception:
+            if not order.published:
+                raise
+            traceback.print_exc()  # the branch has moved: what came after, the next who opens it makes good
+        snapshot = order.published[0]
+        return snapshot, _unchanged(following.store, snapshot)
+
+    def _publish(self, order: _Order, following: Following) -> None:
         store = following.store
         view = self._slots.view(order.key, order.size)
         details, action, components = decode_order(contents(order.descriptor), view, self._link.advance)
         with following.moving, store.shared():
             landed = following.settle()
             if landed is not None and landed in order.mine:
-                snapshot = read_snapshot(store, bytes.fromhex(landed))
-            else:
-                parent = following.next_parent()
-                snapshot = commit_snapshot(
-                    store,
-                    components,
-                    replace(details, parents=() if parent is None else (parent,)),
-                    lambda each: following.advance(each, action),
-                )
-            return snapshot, _unchanged(store, snapshot)
+                order.published.append(read_snapshot(store, bytes.fromhex(landed)))
+                return
+            parent = following.next_parent()
 
-    def _opened(self, order: _Order) -> Following:
-        """The repository, where this order is to go."""
+            def move(snapshot: Snapshot) -> dict[str, LogRecord]:
+                records = following.advance(snapshot, action)
+                order.published.append(snapshot)
+                return records
+
+            details = replace(details, parents=() if parent is None else (parent,))
+            commit_snapshot(store, components, details, move)
+
+    def _opened(self) -> Following:
+        """The repository, where the order is to go."""
         if self._following is None:
             self._following = Following(Store(self._repository, self._fs))
             self._following.before_moving = self._trying
-        if not order.placed:
-            if order.position is not None:
-                self._following.position, self._following.attempt = order.position, None
-            if order.attempt is not None:
-                self._following.attempt = order.attempt
-            order.placed = True
+        position, attempt, self._position, self._attempt = self._position, self._attempt, None, None
+        if position is not None:
+            self._following.position, self._following.attempt = position, None
+        if attempt is not None:
+            self._following.attempt = attempt
+            # Who made it is dead, and its sync of the log may have failed: a second one would say nothing.
+            self._following.store.refs.doubt(HEADS + attempt.branch)
         return self._following
 
     def _trying(self, attempt: Attempt) -> None:
@@ -141,6 +173,11 @@ class Storing:
             self._link.tell({"job": self._order.number, "temporary": name})
 
 
+def _failed(error: Exception) -> Message:
+    kind, text = error_fields(error)
+    return {"failed": kind, "text": text}
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether trying again may help: space is freed, a lock is given up, memory is had."""
     exhausted: tuple[Any, ...] = (StorageError, LockTimeout, MemoryError)
@@ -148,7 +185,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _unchanged(store: Store, snapshot: Snapshot) -> bool:
-    with contextlib.suppress(CiuicError):
+    with contextlib.suppress(Exception):  # the snapshot is published, whatever this says
         for parent in snapshot.parents[:1]:
             return read_snapshot(store, bytes.fromhex(parent)).tree == snapshot.tree
     return False

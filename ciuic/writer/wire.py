@@ -1,8 +1,9 @@
 """What travels in the messages: orders, positions, attempts, errors.
 
 Trainer → writer:
-    hello     {"repository", "trainer", "low", "beat", "path", "leftovers"}
-    job       {"job", "key", "size", "drop", "position", "attempt", "own"}   descriptors: order, and the slot's if new
+    hello     {}   descriptor: {"repository", "trainer", "low", "beat", "path", "leftovers", "announced"}
+    job       {"job", "key", "size", "drop", "new", "position", "attempt", "own"}
+              descriptors: order, and the slot's if new
 Writer → trainer:
     beat      {"beat": progress}                         a sign of life
     temporary {"job", "temporary": name}                 before a file is made in tmp/

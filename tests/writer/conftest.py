@@ -36,7 +36,7 @@ def trainer(repo, path):
         each.clean()
     for pid in filter(None, pids):
         until(lambda pid=pid: not running(pid))
-    assert os.listdir(path / "tmp") == []
+    until(lambda: os.listdir(path / "tmp") == [])
 
 
 @pytest.fixture

@@ -364,7 +364,8 @@ def test_no_space_left(small_disk, program):
         while True:
             file.write(bytes(4096))
     assert isinstance(one.submit(2).exception(60), StorageFull)
-    assert os.listdir(small_disk / "run" / "tmp") == [] and steps(repo) == [1]
+    left = [name for name in os.listdir(small_disk / "run" / "tmp") if not name.startswith("run-")]
+    assert left == [] and steps(repo) == [1]
     ballast.unlink()
     assert one.submit(3).result(60).step == 3
     one.finish()
@@ -523,15 +524,37 @@ def test_ctrl_c_does_not_reach_the_writer(repo, path):
     assert steps(repo) == list(range(9, -1, -1))
 
 
-def test_sigterm_finishes_what_was_received(trainer, repo):
-    """Another process goes on with the rest."""
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGPIPE", "SIGQUIT"])
+def test_signals_to_all_of_a_job_pass_the_writer_by(trainer, repo, name):
+    """A scheduler warns every process of a job; what is staged after that is published too, by the same process."""
     one = trainer()
-    pendings = [one.submit(step) for step in range(10)]
-    until(lambda: one.writer.pid is not None and pendings[0].done())
-    os.kill(one.writer.pid, signal.SIGTERM)
-    assert [pending.result(60).step for pending in pendings] == list(range(10))
+    first = one.submit(0)
+    assert first.staged(60)
+    pid = one.writer.pid
+    os.kill(pid, getattr(signal, name))  # it may be starting still
+    first.result(60)
+    os.kill(pid, getattr(signal, name))
+    pendings = [one.submit(step) for step in range(1, 5)]
+    assert [pending.result(60).step for pending in pendings] == [1, 2, 3, 4] and one.writer.pid == pid
     one.finish()
-    assert steps(repo) == list(range(9, -1, -1)) and list(repo.branches()) == ["main"]
+    assert steps(repo) == [4, 3, 2, 1, 0] and one.counts == {"published": 5}
+
+
+def test_staged_after_sigterm_survives_the_trainer(repo, path):
+    """The writer was told to go, the trainer staged one more and died: it is there."""
+    body = """
+        submit(3)
+        os.kill(one.writer.pid, signal.SIGTERM)
+        time.sleep(0.1)
+        assert one.submit(50, count=8, size=1 << 16).staged(60)
+        os._exit(0)
+    """
+    process = start_trainer(path, body)
+    pid = int(process.stdout.readline())
+    process.stdout.close()
+    process.wait(60)
+    until(lambda: not running(pid))
+    assert steps(repo) == [50, 2, 1, 0]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

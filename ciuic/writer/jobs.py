@@ -118,10 +118,10 @@ class Jobs:
         guarded(lambda: self._count(name))
 
     def _end(self, running: Running, tell: Callable[[], None], *, release: bool = True) -> None:
+        running.close()  # first: whoever is told may fork at once, and the child is to have none of it
         guarded(tell)
         if release:
             guarded(running.job.released)
-        running.close()
         with self._changed:
             self._running.pop(running.number, None)
             self._changed.notify_all()

@@ -38,7 +38,7 @@ class Child:
         self.progress = -1
         self.orders = 0
         self.finishing = False
-        self.slots: dict[int, None] = {}
+        self.slots: dict[int, int] = {}  # key → bytes
         self.exit: int | None = None
         self.announcement = Announcement(str(hello["repository"]))
         with contextlib.ExitStack() as failing, contextlib.ExitStack() as always:
@@ -78,11 +78,15 @@ class Child:
     def has_slot(self, key: int) -> bool:
         return key in self.slots
 
-    def give_slot(self, key: int) -> list[int]:
-        """The key becomes the last one used; returns the keys that it is to drop for it."""
+    def give_slot(self, key: int, size: int) -> list[int]:
+        """The key becomes the last one used; returns the keys that it is to drop for it.
+
+        The smaller ones are of slots that have grown since, or will when they are used again.
+        """
         self.slots.pop(key, None)
-        self.slots[key] = None
-        dropped = list(self.slots)[:-MOST_SLOTS]
+        self.slots[key] = size
+        kept = [each for each, held in self.slots.items() if held >= size][-MOST_SLOTS:]
+        dropped = [each for each in self.slots if each not in kept]
         for each in dropped:
             del self.slots[each]
         return dropped

@@ -194,7 +194,7 @@ class Keeper:
                 "job": each.number,
                 "key": key,
                 "size": each.job.memory_size,
-                "drop": child.give_slot(key),
+                "drop": child.give_slot(key, each.job.memory_size),
                 "new": len(descriptors) > 1,
                 "position": position_fields(position),
                 "attempt": attempt_fields(attempt),

@@ -192,6 +192,16 @@ def test_what_was_copied_is_not_held_on_to(run, tmp_path):
     repo.close()
 
 
+def test_the_writer_lets_go_of_memory_that_has_grown(repo, monkeypatch):
+    """It kept the old slots mapped beside the new ones: twice the memory that was agreed on."""
+    monkeypatch.setattr(arena_module, "SMALL_SLOTS_BYTES", 0)
+    for size in (1 << 20, 1 << 20, 3 << 20, 3 << 20, 9 << 20, 9 << 20):
+        repo.commit(extra={"x": torch.zeros(size, dtype=torch.uint8)}, wait=False).result(60)
+    maps = Path(f"/proc/{repo._background()._writer.pid}/maps").read_text().splitlines()
+    mapped = [line.split()[0].split("-") for line in maps if "ciuic-slot" in line]
+    assert mapped and all(int(stop, 16) - int(start, 16) >= 9 << 20 for start, stop in mapped)
+
+
 def test_a_slot_that_could_not_grow_once(monkeypatch):
     """A slot without memory could not be compared with one that has some: a TypeError ended training."""
     arena = Arena(2)

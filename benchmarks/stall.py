@@ -43,8 +43,6 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind in the folder
         with folder_for(options) as folder:
             results = run(options, folder)
-    if options.save:
-        options.save.write_text(json.dumps(results.to_json()), encoding="utf-8")
     if options.plot:
         from stall_plot import draw
 
@@ -69,7 +67,7 @@ def parse() -> Namespace:
     parser.add_argument("--minutes", type=float, default=25, help="no new round of the others after so many")
     parser.add_argument("--systems", help="only these, separated by commas: ciuic,torch.save,safetensors")
     parser.add_argument("--quick", action="store_true", help="tiny states, to see that it runs")
-    parser.add_argument("--save", type=Path, metavar="JSON", help="keep every measured time")
+    parser.add_argument("--save", type=Path, metavar="JSON", help="keep every measured time, as it comes")
     parser.add_argument("--load", type=Path, metavar="JSON", help="measure nothing, report what was saved")
     return parser.parse_args()
 
@@ -90,7 +88,7 @@ def folder_for(options: Namespace) -> Iterator[str]:
 
 
 def run(options: Namespace, folder: str) -> Results:
-    bench = Bench(options.device, folder)
+    bench = Bench(options.device, folder, options.save)
     headline = TINY if options.quick else MIDDLE
     rounds = options.rounds or (1 if options.quick else ROUNDS)
     snapshots = {HEADLINE_EVERY: 2} if options.quick else SNAPSHOTS
@@ -123,6 +121,7 @@ def run(options: Namespace, folder: str) -> Results:
                     bench.measure(loop, size, distances, name, number, results.records)
     results.minutes = bench.minutes
     results.surroundings = surroundings()
+    bench.keep()
     return results
 
 
@@ -138,9 +137,10 @@ def rotated(names: Sequence[str], by: int) -> tuple[str, ...]:
 class Bench:
     """Measures one system after the other, and says so."""
 
-    def __init__(self, device: str, folder: str) -> None:
+    def __init__(self, device: str, folder: str, save: Path | None) -> None:
         self.device = device
         self.folder = folder
+        self.save = save
         self.began = time.monotonic()
         self.results = Results(where=filesystem(folder), device=device, cores=len(os.sched_getaffinity(0)))
 
@@ -165,7 +165,15 @@ class Bench:
         into.extend(records)
         took = time.monotonic() - began
         print(f"{self.minutes:5.1f} min  round {number + 1}: {what} ({took:.0f} s)", file=sys.stderr, flush=True)
+        self.keep()
         return None
+
+    def keep(self) -> None:
+        """A run of half an hour may be cut short: what it measured so far can be reported with ``--load``."""
+        if self.save is not None:
+            self.results.minutes = self.minutes
+            self.results.surroundings = surroundings()
+            self.save.write_text(json.dumps(self.results.to_json()), encoding="utf-8")
 
     def leave_out(self, what: str, why: str) -> None:
         print(f"{self.minutes:5.1f} min  {what} left out: {why}", file=sys.stderr, flush=True)

@@ -315,6 +315,7 @@ def test_close_leaves_nothing_and_the_object_can_be_used_again(run, tmp_path):
     model, optimizer = run
     with ciuic.Repo.init(tmp_path / "warm") as warm:
         warm.commit(model, optimizer, wait=False)
+    gc.collect()  # what other tests left would go in between
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     repo = ciuic.Repo.init(tmp_path / "run")
     pids = []

@@ -35,7 +35,7 @@ bench: $(VENV)/.runtime ## Measure, and write the tables into docs/benchmarks.md
 	$(BIN)/python benchmarks/log.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/memory.py --write docs/benchmarks.md
 
-bench-stall: $(VENV)/.bench ## Measure what a snapshot costs the steps of a training, against others (about 25 minutes)
+bench-stall: $(VENV)/.bench ## Measure what a snapshot costs the steps of a training, against others (about 45 minutes)
 	$(BIN)/python benchmarks/stall.py --write docs/benchmarks.md --plot docs/images/stall.svg $(ARGS)
 
 docs: $(VENV)/.docs ## Build the site into site/

@@ -88,13 +88,14 @@ def decode_snapshot(data: bytes, id: bytes) -> Snapshot:
 
 def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
     config = from_encodable(value["config"])
+    cost = value.get("cost", {})  # the first snapshots did not say what they cost
     _check("ids", bytes, [*value["parents"], *value["components"].values()])
     _check("texts", str, [value["message"], *value["contains"], *value["versions"].values()])
     _check("sizes", int, [*value["raw_bytes"].values(), value["added_bytes"], value["time"]])
     _check("step and epoch", int, [number for number in (value["step"], value["epoch"]) if number is not None])
-    _check("metrics and costs", float, [*value["metrics"].values(), *value["cost"].values()])
+    _check("metrics and costs", float, [*value["metrics"].values(), *cost.values()])
     _check("config", dict, [config])
-    if len(value["cost"]) > MOST_COSTS or not all(0 <= seconds < math.inf for seconds in value["cost"].values()):
+    if len(cost) > MOST_COSTS or not all(0 <= seconds < math.inf for seconds in cost.values()):
         raise ValueError("costs are a few, and seconds")
     return Snapshot(
         id=id.hex(),
@@ -110,7 +111,7 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
         raw_bytes={name: value["raw_bytes"][name] for name in _in_order(value["raw_bytes"], COMPONENTS)},
         added_bytes=value["added_bytes"],
         versions=dict(value["versions"]),
-        cost={name: value["cost"][name] for name in _in_order(value["cost"], COSTS)},
+        cost={name: cost[name] for name in _in_order(cost, COSTS)},
     )
 
 

@@ -221,7 +221,14 @@ def test_hostile_snapshots_are_refused(change):
         decode_snapshot(encode(value), bytes(32))
 
 
-@pytest.mark.parametrize("name", ["step", "time", "message", "config", "parents", "components", "contains", "cost"])
+def test_a_snapshot_that_does_not_say_its_cost():
+    """As the first ones did not: read all the same."""
+    value = decode(encode_snapshot(snapshot()))
+    del value["cost"]
+    assert decode_snapshot(encode(value), bytes(32)).cost == {}
+
+
+@pytest.mark.parametrize("name", ["step", "time", "message", "config", "parents", "components", "contains"])
 def test_a_missing_field_is_refused(name):
     """Each field has to be there."""
     value = decode(encode_snapshot(snapshot()))

@@ -14,9 +14,14 @@ from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import Plain
 
 MOST_COSTS = 32
+MOST_PARTS = MOST_KINDS = 32
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 COMPONENTS = ("model", "optimizer", "scheduler", "scaler", "extra", "gradients", "rng")
-COSTS = ("call", "fence", "copy", "encode", "write")
+COSTS = ("call", "fence", "copy", "encode", "check", "write")
+PARTS = ("weights", "first moment", "second moment", "other")
+KINDS = ("identical", "derived", "predicted", "delta", "planes", "zstd", "raw")
+
+Storage = dict[str, dict[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,7 +33,9 @@ class Snapshot:
     ``added_bytes``: stored bytes that this commit added for chunks and trees. ``versions``: of what wrote it.
     ``cost``: what taking it cost, in seconds, each where it was measured: "call" (the training thread, inside commit),
     "fence" (an optimizer step waited for the copy), "copy", "encode" (hash, look up, encode: processor time),
-    "write" (append and sync).
+    "check" (decompressing what was coded and comparing it: processor time), "write" (append and sync).
+    ``storage``: how this commit stored its chunks: part (PARTS) → kind (KINDS) → (raw bytes, stored bytes). "identical"
+    is what the repository had already: 0 stored. Empty in snapshots from before it was counted.
     """
 
     id: str
@@ -45,6 +52,7 @@ class Snapshot:
     added_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+    storage: Storage = field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -70,6 +78,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
             "added_bytes": snapshot.added_bytes,
             "versions": snapshot.versions,
             "cost": snapshot.cost,
+            "storage": snapshot.storage,
         }
     )
 
@@ -112,7 +121,26 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
         added_bytes=value["added_bytes"],
         versions=dict(value["versions"]),
         cost={name: cost[name] for name in _in_order(cost, COSTS)},
+        storage=_storage(value.get("storage", {})),  # so did they say nothing of this
     )
+
+
+def _storage(parts: dict[str, dict[str, list[int]]]) -> Storage:
+    if len(parts) > MOST_PARTS:
+        raise ValueError("storage is of a few parts")
+    return {part: _pairs(parts[part]) for part in _in_order(parts, PARTS)}
+
+
+def _pairs(kinds: dict[str, list[int]]) -> dict[str, tuple[int, int]]:
+    if len(kinds) > MOST_KINDS:
+        raise ValueError("storage is of a few kinds")
+    pairs = {}
+    for kind, pair in kinds.items():  # `ciuic log` comes here a thousand times
+        raw, stored = pair
+        if type(pair) is not list or type(raw) is not int or type(stored) is not int or raw < 0 or stored < 0:
+            raise ValueError("storage is counted in bytes")
+        pairs[kind] = raw, stored
+    return pairs
 
 
 def _check(what: str, kind: type, values: Iterable[Any]) -> None:

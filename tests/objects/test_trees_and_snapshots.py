@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ciuic.objects.dtypes import DTYPE_WIDTHS, NUMPY_DTYPES
 from ciuic.objects.encoding import EncodingError, Tagged, decode, encode
 from ciuic.objects.ids import ID_LENGTH, Kind, digest, object_id
-from ciuic.objects.snapshot import EPOCH, Snapshot, decode_snapshot, encode_snapshot
+from ciuic.objects.snapshot import EPOCH, KINDS, PARTS, Snapshot, decode_snapshot, encode_snapshot
 from ciuic.objects.tree import (
     BlobEntry,
     ChildEntry,
@@ -154,6 +154,7 @@ def snapshot(**changes):
         "added_bytes": 12,
         "versions": {"ciuic": "0.1.0"},
         "cost": {"call": 0.004, "write": 1.5},
+        "storage": {"weights": {"delta": (1000, 400), "identical": (70, 0)}, "other": {"raw": (5, 5)}, "none": {}},
     }
     return Snapshot(**{**values, **changes})
 
@@ -212,6 +213,26 @@ def test_a_tree_cannot_pose_as_a_chunk():
         {"cost": {"call": math.nan}},
         {"cost": [1.5]},
         {"cost": None},
+        {"storage": None},
+        {"storage": [["weights", {}]]},
+        {"storage": {"weights": 5}},
+        {"storage": {"weights": None}},
+        {"storage": {"weights": [["raw", 1, 1]]}},
+        {"storage": {"weights": {"raw": 1}}},
+        {"storage": {"weights": {"raw": b"ab"}}},
+        {"storage": {"weights": {"raw": "ab"}}},
+        {"storage": {"weights": {"raw": {"a": 1, "b": 2}}}},
+        {"storage": {"weights": {"raw": []}}},
+        {"storage": {"weights": {"raw": [1]}}},
+        {"storage": {"weights": {"raw": [1, 1, 1]}}},
+        {"storage": {"weights": {"raw": [1, -1]}}},
+        {"storage": {"weights": {"raw": [-1, 1]}}},
+        {"storage": {"weights": {"raw": [1, 1.0]}}},
+        {"storage": {"weights": {"raw": [True, 0]}}},
+        {"storage": {"weights": {"raw": [1, False]}}},
+        {"storage": {"weights": {"raw": [1, None]}}},
+        {"storage": {str(part): {} for part in range(33)}},
+        {"storage": {"weights": {str(kind): [1, 1] for kind in range(33)}}},
     ],
 )
 def test_hostile_snapshots_are_refused(change):
@@ -226,6 +247,43 @@ def test_a_snapshot_that_does_not_say_its_cost():
     value = decode(encode_snapshot(snapshot()))
     del value["cost"]
     assert decode_snapshot(encode(value), bytes(32)).cost == {}
+
+
+def test_a_snapshot_that_does_not_say_how_it_is_stored():
+    """As the first ones did not: read all the same, and one that is made without saying so says nothing."""
+    value = decode(encode_snapshot(snapshot()))
+    del value["storage"]
+    before = decode_snapshot(encode(value), bytes(32))
+    assert before == snapshot(storage={}, id=before.id)
+    fields = {field.name: getattr(before, field.name) for field in dataclasses.fields(before)}
+    del fields["storage"]
+    assert Snapshot(**fields).storage == {}
+
+
+SIZES = st.one_of(st.integers(0, 1 << 40), st.integers(0, 1 << 80))
+NAMES = st.one_of(st.sampled_from(PARTS + KINDS), TEXT)
+STORAGE = st.dictionaries(NAMES, st.dictionaries(NAMES, st.tuples(SIZES, SIZES), max_size=8), max_size=6)
+
+
+@given(st.lists(STORAGE, min_size=1, max_size=3))
+def test_how_a_snapshot_is_stored_comes_back(storages):
+    """Any names and any sizes, pairs as tuples, the parts in their order, from one snapshot after the other."""
+    for storage in storages:
+        data = encode_snapshot(snapshot(storage=storage))
+        read = decode_snapshot(data, bytes(32)).storage
+        assert read == storage
+        assert all(type(pair) is tuple for kinds in read.values() for pair in kinds.values())
+        assert [part for part in read if part in PARTS] == [part for part in PARTS if part in storage]
+        assert encode_snapshot(snapshot(storage=read)) == data
+
+
+def test_how_a_snapshot_is_stored_is_its_reader_s_own():
+    """What one caller does to it shows in no other snapshot, although like ones are decoded once."""
+    data = encode_snapshot(snapshot())
+    first = decode_snapshot(data, bytes(32))
+    first.storage["weights"]["raw"] = (1, 1)
+    del first.storage["other"]
+    assert decode_snapshot(data, bytes(32)).storage == snapshot().storage
 
 
 @pytest.mark.parametrize("name", ["step", "time", "message", "config", "parents", "components", "contains"])

@@ -21,13 +21,16 @@ UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
 
 logger = logging.getLogger("ciuic")
 _keys = itertools.count(1)
+_turns = itertools.count(1)
 
 
 class Slot:
-    """Room for one staged copy. ``key`` changes whenever the memory behind it does."""
+    """Room for one staged copy. ``key`` changes whenever the memory behind it does; ``turn`` whenever it is taken."""
 
     def __init__(self) -> None:
         self.key = 0
+        self.turn = 0
+        self.users = 0
         self.mapping: Mapping | None = None
 
     @property
@@ -76,6 +79,8 @@ class Arena:
         self._wanted = 0  # how many wait for a slot
         self._changed = threading.Condition()
         self._usable: int | None = None
+        self._latest: Slot | None = None
+        self._latest_turn = 0
         self._closed = False
 
     def take(self, nbytes: int, timeout: float | None, into: list[Slot] | None = None) -> Slot | None:
@@ -99,14 +104,17 @@ class Arena:
                     self._changed.wait(left)
             finally:
                 self._wanted -= 1
-            if self._free:
-                slot = max(self._free, key=lambda each: (each.size >= nbytes, each.ready))
+            free = [each for each in self._free if each is not self._latest or len(self._slots) >= usable]
+            if free:
+                slot = max(free, key=lambda each: (each is not self._latest, each.size >= nbytes, each.ready))
                 into.append(slot)
                 self._free.remove(slot)
             else:
                 slot = Slot()
                 into.append(slot)
                 self._slots.append(slot)
+            slot.turn = next(_turns)
+            slot.users = 1
         try:
             slot.grow(nbytes)
         except BaseException as error:
@@ -117,6 +125,22 @@ class Arena:
             raise
         return slot
 
+    def follow(self, slot: Slot) -> Slot | None:
+        """``slot`` holds a staged copy that the next one is to be compared with. The one before, which is the caller's
+        too until it gives it back; None when that has been written to since.
+
+        Of the free slots the latest is taken last, so that it stays what it is as long as there are others.
+        """
+        with self._changed:
+            before, turn = self._latest, self._latest_turn
+            self._latest, self._latest_turn = slot, slot.turn
+            if before is None or before is slot or before.turn != turn or before.mapping is None:
+                return None
+            before.users += 1
+            if before in self._free:
+                self._free.remove(before)
+            return before
+
     @property
     def has_free(self) -> bool:
         """Whether ``take`` would not have to wait for another snapshot."""
@@ -126,7 +150,8 @@ class Arena:
 
     def give_back(self, slot: Slot) -> None:
         with self._changed:
-            if slot not in self._free:
+            slot.users = max(0, slot.users - 1)
+            if not slot.users and slot not in self._free:
                 self._free.append(slot)
             if self._closed:
                 self._free_all()

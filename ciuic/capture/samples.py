@@ -8,9 +8,9 @@ import numpy
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
-MOST_SAMPLES = 8192
+MOST_SAMPLES = 3072
 MOST_PER_TENSOR = 32
-FEWEST_PER_TENSOR = 4
+FEWEST_PER_TENSOR = 2
 WORD = 8
 
 

@@ -172,3 +172,57 @@ def _count(arena, nbytes):
     while slot := arena.take(nbytes, 0):
         taken.append(slot)
     return len(taken)
+
+
+def staged(arena):
+    """A slot taken, filled and handed on, and the one before if it still holds what it held."""
+    slot = arena.take(10, 0)
+    return slot, arena.follow(slot)
+
+
+def test_the_copy_before_stays_until_the_next_one_is_written():
+    """It is what the next one is compared with: held while that is written, and taken last afterwards."""
+    arena = Arena(2)
+    first, nothing = staged(arena)
+    assert nothing is None
+    arena.give_back(first)
+    second, before = staged(arena)
+    assert second is not first and before is first
+    assert not arena.has_free, "both are in use: one is written, the other is read"
+    arena.give_back(second)
+    arena.give_back(before)
+    third, before = staged(arena)
+    assert third is first and before is second
+
+
+def test_with_one_slot_there_is_no_copy_before():
+    """Memory comes first: the slot is written over, and that is known."""
+    arena = Arena(1)
+    first, _ = staged(arena)
+    arena.give_back(first)
+    again, before = staged(arena)
+    assert again is first and before is None
+
+
+def test_a_copy_that_came_to_nothing_leaves_the_one_before():
+    """A torn copy is given back without ever having been handed on."""
+    arena = Arena(2)
+    first, _ = staged(arena)
+    arena.give_back(first)
+    torn = arena.take(10, 0)
+    arena.give_back(torn)
+    again, before = staged(arena)
+    assert again is torn and before is first
+
+
+def test_a_slot_in_use_twice_is_free_when_both_are_done():
+    """Written itself, and read by the next: whoever ends last frees it."""
+    arena = Arena(3)
+    first, _ = staged(arena)
+    second, before = staged(arena)
+    assert before is first
+    arena.give_back(first)  # its own snapshot is published
+    third = arena.take(10, 0)
+    assert third not in (first, second)
+    arena.give_back(before)
+    assert arena.take(10, 0) is first

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ciuic.cli.paint import Paint, display_width, pad
 
+SCREEN = 80
+NARROWEST = 20
+
 
 @dataclass(frozen=True)
 class Column:
@@ -30,3 +33,30 @@ def aligned(paint: Paint, columns: Sequence[Column], rows: Sequence[Sequence[str
                 padded = pad(cell, width, right=column.right)
                 line += (paint(padded, column.style) if column.style else padded) + " " * column.gap
         yield line.rstrip()
+
+
+def folded(
+    columns: Sequence[Column], rows: Sequence[tuple[Sequence[str], Sequence[str]]], width: int = SCREEN
+) -> list[list[str]]:
+    """Rows for ``aligned`` out of (cells, items): the last cell lists the items, on more lines when they do not fit."""
+    left = sum(
+        column.gap + max((display_width(cells[index]) for cells, _ in rows), default=0)
+        for index, column in enumerate(columns[:-1])
+    )
+    lines = []
+    for cells, items in rows:
+        first, *others = wrapped(items, width - left)
+        lines += [[*cells, first], *([*[""] * len(cells), other] for other in others)]
+    return lines
+
+
+def wrapped(items: Sequence[str], width: int) -> list[str]:
+    """Items with commas between, in as few lines as it takes; one line for no items."""
+    lines = [""]
+    for number, item in enumerate(items):
+        text = item + ("," if number + 1 < len(items) else "")
+        if lines[-1] and display_width(lines[-1]) + 1 + display_width(text) > max(width, NARROWEST):
+            lines.append(text)
+        else:
+            lines[-1] = f"{lines[-1]} {text}".lstrip()
+    return lines

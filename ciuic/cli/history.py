@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ciuic.cli import graph, humane
-from ciuic.cli.columns import Column, aligned
+from ciuic.cli.columns import SCREEN, Column, aligned, wrapped
 from ciuic.cli.completion import REF, REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
@@ -25,6 +25,8 @@ from ciuic.cli.words import (
     short,
     snapshot_record,
     step_text,
+    storage_record,
+    storage_text,
 )
 from ciuic.errors import CiuicError
 
@@ -102,14 +104,18 @@ def _log_cells(session: Session, row: str, snapshot: Snapshot | None, prunes: Pr
 def show_command(session: Session, revision: str) -> None:
     """Print one snapshot (default HEAD): where it stands, what it holds and cost, its metrics and configuration.
 
+    "stored" says how the commit stored it, as in `ciuic stats`; the shares are those of what it holds.
+
     The costs are times: "call" is what the training loop spent in the call, "fence" what an optimizer step waited for
-    the copy; "copy", "encode" (processor time) and "write" went on beside it, unless the call waited for them.
+    the copy; "copy", "encode" and "check" (processor time) and "write" went on beside it, unless the call waited for
+    them.
     """
     repo = session.repo()
     snapshot = repo.resolve(revision)
     labels, prunes = labels_by_snapshot(repo), repo.prunes()
     if session.as_json:
-        session.emit({**snapshot_record(snapshot, labels, prunes), "versions": snapshot.versions})
+        record = snapshot_record(snapshot, labels, prunes)
+        session.emit({**record, "storage": storage_record(snapshot.storage), "versions": snapshot.versions})
         return
     paint = session.paint
     session.line(f"snapshot {paint(snapshot.id, 'yellow')}  {painted_labels(paint, labels.get(snapshot.id, []))}")
@@ -117,7 +123,10 @@ def show_command(session: Session, revision: str) -> None:
     facts = _facts(session, snapshot, pruned, _as_its_parent(repo, snapshot))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        session.line(f"{paint(name.ljust(width), 'dim')}  {value}")
+        first, *others = value.split("\n")
+        session.line(f"{paint(name.ljust(width), 'dim')}  {first}")
+        for line in others:
+            session.line(" " * (width + 2) + line)
     for title, values in (("metrics", snapshot.metrics), ("config", snapshot.config)):
         _print_mapping(session, title, {str(key): _value_text(value) for key, value in values.items()})
     _print_components(session, snapshot, pruned)
@@ -149,11 +158,16 @@ def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str], unchang
             f"the snapshot added {humane.size(snapshot.added_bytes)} to the store"
             + (": the same state as its parent" if unchanged else ""),
         ),
-        ("cost", cost_text(snapshot.cost)),
+        ("stored", _wrapped(storage_text(snapshot.storage))),
+        ("cost", _wrapped(cost_text(snapshot.cost))),
         ("pruned", pruned_text(pruned)),
         ("written by", ", ".join(f"{name} {version}" for name, version in snapshot.versions.items())),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _wrapped(items: list[str]) -> str:
+    return "\n".join(wrapped(items, SCREEN - len("written by  ")))
 
 
 def _print_mapping(session: Session, title: str, values: dict[str, str]) -> None:

@@ -67,6 +67,16 @@ def percent(fraction: float) -> str:
     return f"{value:.{2 if value < 9.995 else 1}f} %"
 
 
+def share(fraction: float) -> str:
+    """A share in whole percents; never "100 %" or "0 %" for what is only close to it."""
+    value = fraction * 100
+    if 0 < value < 0.5:
+        return "<1 %"
+    if 99.5 <= value < 100:
+        return ">99 %"
+    return f"{value:.0f} %"
+
+
 def count(amount: int, noun: str, plural: str | None = None) -> str:
     """ "1 snapshot", "3 snapshots"."""
     return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}".replace(",", " ")

@@ -28,7 +28,7 @@ COMMANDS = {
     "prune": ("upkeep", "Give up a snapshot's state, or a part of it"),
     "gc": ("upkeep", "Free what nothing needs any more"),
     "fsck": ("upkeep", "Check the repository"),
-    "stats": ("upkeep", "Show what is stored and what was saved"),
+    "stats": ("stats", "Show what is stored and what was saved"),
     "demo": ("setup", "Watch a training die and resume"),
     "completion": ("setup", "Print the shell's completion script"),
 }

@@ -1,4 +1,4 @@
-"""Commands that keep a repository small and sound: prune, gc, fsck, stats."""
+"""Commands that keep a repository small and sound: prune, gc, fsck."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ciuic.cli import humane
-from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import REVISION
 from ciuic.cli.durations import DURATION
 from ciuic.cli.paint import printable
@@ -19,7 +18,6 @@ from ciuic.cli.words import short, snapshot_text
 from ciuic.errors import DamageError
 
 if TYPE_CHECKING:
-    from ciuic.history.statistics import Stats
     from ciuic.store.fsck import FsckReport
     from ciuic.store.gc import GcReport
 
@@ -114,68 +112,3 @@ def _fsck_lines(session: Session, report: FsckReport) -> Iterator[str]:
     depth = "every byte read" if report.read_data else "data not read; --read-data reads it"
     verdict = "No damage" if report.ok else humane.count(len(report.problems), "problem")
     yield f"{session.paint(verdict, 'bold')}: {counts} ({depth})"
-
-
-@click.command("stats", cls=Command)
-@pass_session
-def stats_command(session: Session) -> None:
-    """Show how much the snapshots hold, how little of it is stored, where the saving comes from, and what they took.
-
-    The times are those of `ciuic show`, over the snapshots that have them.
-    """
-    stats = session.repo().stats()
-    if session.as_json:
-        by_codec = {name: {"raw_bytes": raw, "stored_bytes": stored} for name, (raw, stored) in stats.by_codec.items()}
-        savings = {"identical_bytes": stats.identical_bytes, "coded_bytes": stats.coded_bytes}
-        session.emit({**asdict(stats), **savings, "by_codec": by_codec})
-        return
-    counts = [
-        humane.count(stats.snapshots, "snapshot") + (f" ({stats.pruned} pruned)" if stats.pruned else ""),
-        humane.count(stats.branches, "branch", "branches"),
-        humane.count(stats.tags, "tag"),
-        humane.count(stats.chunks, "chunk"),
-        humane.count(stats.packs, "pack"),
-    ]
-    session.line(", ".join(counts))
-    if not stats.raw_bytes:
-        return
-    session.line()
-    columns = (Column(), Column(right=True), Column("dim", right=True), Column("dim"))
-    for line in aligned(session.paint, columns, list(_stats_rows(stats))):
-        session.line(line)
-    if stats.costs:
-        session.line()
-        for line in aligned(session.paint, columns, list(_cost_rows(stats))):
-            session.line(line)
-
-
-def _stats_rows(stats: Stats) -> Iterator[list[str]]:
-    """From what the snapshots hold to what the disk holds."""
-
-    def row(title: str, size: int, remark: str = "") -> list[str]:
-        return [title, humane.size(size), humane.percent(size / stats.raw_bytes), remark]
-
-    def saving(title: str, size: int, remark: str) -> list[str]:
-        sign = "-" if size > 0 else "+" if size < 0 else ""
-        return [title, sign + humane.size(abs(size)), humane.percent(abs(size) / stats.raw_bytes), remark]
-
-    yield row("raw", stats.raw_bytes, "every snapshot as files of its own")
-    for name, size in sorted(stats.raw_by_component.items(), key=lambda item: -item[1]):
-        yield row(f"  {printable(name)}", size)
-    yield saving("identical", stats.identical_bytes, "was stored already")
-    yield saving("coded", stats.coded_bytes, "compressed away")
-    for name, (raw, stored) in sorted(stats.by_codec.items(), key=lambda item: -item[1][0]):
-        yield saving(f"  {printable(name)}", raw - stored, f"{humane.size(raw)} as {humane.size(stored)}")
-    yield row("stored", stats.stored_bytes)
-    yield row("on disk", stats.pack_bytes, "with trees, indexes, and what gc could free")
-
-
-def _cost_rows(stats: Stats) -> Iterator[list[str]]:
-    yield ["cost", "median", "worst", ""]
-    for name, cost in stats.costs.items():
-        yield [
-            f"  {printable(name)}",
-            humane.seconds(cost.median),
-            humane.seconds(cost.worst),
-            humane.count(cost.snapshots, "snapshot"),
-        ]

@@ -9,7 +9,7 @@ from ciuic.cli import humane
 from ciuic.cli.paint import Paint, printable
 
 if TYPE_CHECKING:
-    from ciuic.objects.snapshot import Snapshot
+    from ciuic.objects.snapshot import Snapshot, Storage
     from ciuic.repo import Repo
 
 SHORT = 8
@@ -32,9 +32,46 @@ def metrics_text(metrics: Mapping[str, float]) -> str:
     return " ".join(f"{printable(name)}={humane.number(value)}" for name, value in metrics.items())
 
 
-def cost_text(cost: Mapping[str, float]) -> str:
-    """ "call 3.1 ms, fence 0 ms, copy 0.24 s"."""
-    return ", ".join(f"{printable(name)} {humane.seconds(seconds)}" for name, seconds in cost.items())
+def cost_text(cost: Mapping[str, float]) -> list[str]:
+    """ "call 3.1 ms", "fence 0 ms", "copy 0.24 s"."""
+    return [f"{printable(name)} {humane.seconds(seconds)}" for name, seconds in cost.items()]
+
+
+def by_kind(storage: Storage) -> dict[str, tuple[int, int]]:
+    """Kind → (raw, stored), summed over the parts."""
+    total: dict[str, tuple[int, int]] = {}
+    for kinds in storage.values():
+        for kind, (raw, stored) in kinds.items():
+            before = total.get(kind, (0, 0))
+            total[kind] = before[0] + raw, before[1] + stored
+    return total
+
+
+def shares(sizes: Mapping[str, int]) -> list[str]:
+    """ "delta 61 %", "planes 30 %", … of their sum, the largest first."""
+    whole = sum(sizes.values())
+    largest_first = sorted(sizes.items(), key=lambda item: -item[1])
+    return [f"{printable(name)} {humane.share(size / whole)}" for name, size in largest_first if size]
+
+
+def storage_text(storage: Storage) -> list[str]:
+    """ "34.1 % of 129 MiB: delta 61 %", "planes 30 %", …; empty for a snapshot that does not say."""
+    kinds = by_kind(storage)
+    raw, stored = (sum(pair[place] for pair in kinds.values()) for place in (0, 1))
+    if not raw:
+        return []
+    first, *others = shares({kind: size for kind, (size, _) in kinds.items()})
+    return [f"{humane.percent(stored / raw)} of {humane.size(raw)}: {first}", *others]
+
+
+def storage_record(storage: Storage) -> dict[str, Any]:
+    """Part → kind → sizes, as a JSON object."""
+    return {part: sizes_record(kinds) for part, kinds in storage.items()}
+
+
+def sizes_record(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Name → raw and stored bytes, as a JSON object."""
+    return {name: {"raw_bytes": raw, "stored_bytes": stored} for name, (raw, stored) in sizes.items()}
 
 
 def first_line(message: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from ciuic.codec import Codec
 from ciuic.errors import DamagedData
 from ciuic.history.graph import ancestors
 from ciuic.objects.ids import Kind
-from ciuic.objects.snapshot import COSTS
+from ciuic.objects.snapshot import COSTS, KINDS, PARTS, Snapshot, Storage
 from ciuic.store.refs import HEADS, TAGS, WHOLE
 from ciuic.store.store import Store
+
+CODEC_NAMES = {int(codec): codec.name.lower() for codec in Codec}
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,12 @@ class Stats:
     """All sizes in bytes.
 
     ``raw_bytes``: what the snapshots reachable from refs would take as whole files, ``raw_by_component`` the same by
-    component. ``unique_bytes``: raw bytes of the distinct records; ``stored_bytes``: the same as stored;
-    ``by_codec``: codec name → (raw, stored). ``pack_bytes``: the files, with headers, footers and what gc has not
-    collected yet. ``identical_bytes`` and ``coded_bytes`` are what dedup and coding have saved.
+    component. ``unique_bytes``: raw bytes of the distinct chunks; ``stored_bytes``: the same as stored;
+    ``by_codec``: codec name → (raw, stored). ``pack_bytes``: the files, with trees, recipes, headers, footers and what
+    gc has not collected yet. ``identical_bytes`` and ``coded_bytes`` are what dedup and coding have saved.
+    ``saving``: what the commits of these snapshots said (``Snapshot.storage``, summed): part → kind → (raw, stored).
+    A snapshot pruned whole counts nothing; one pruned in part counts whole, since parts are not components.
+    ``silent``: snapshots that hold something and do not say how it was stored.
     ``costs``: what the snapshots took, by the names of ``Snapshot.cost``.
     """
 
@@ -51,6 +57,8 @@ class Stats:
     pack_bytes: int
     raw_by_component: dict[str, int]
     by_codec: dict[str, tuple[int, int]]
+    saving: Storage
+    silent: int
     costs: dict[str, Cost]
 
     @property
@@ -62,6 +70,30 @@ class Stats:
         return self.unique_bytes - self.stored_bytes
 
 
+class _Saving:
+    """Sums up what snapshots say of their storage."""
+
+    def __init__(self) -> None:
+        self.sums: Storage = {}
+        self.silent = 0
+
+    def add(self, snapshot: Snapshot) -> None:
+        self.silent += not snapshot.storage and any(snapshot.raw_bytes.values())
+        for part, kinds in snapshot.storage.items():
+            sums = self.sums.setdefault(part, {})
+            for kind, (raw, stored) in kinds.items():
+                before = sums.get(kind, (0, 0))
+                sums[kind] = before[0] + raw, before[1] + stored
+
+    def in_order(self) -> Storage:
+        """Parts and kinds as people expect them, unknown ones last."""
+        return {part: _ordered(self.sums[part], KINDS) for part in _ordered(self.sums, PARTS)}
+
+
+def _ordered(sums: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: sums[name] for name in (*names, *sums) if name in sums}
+
+
 def statistics(store: Store) -> Stats:
     """Read footers and snapshots, nothing larger."""
     with store.shared():
@@ -70,6 +102,7 @@ def statistics(store: Store) -> Stats:
         prunes = store.refs.prunes()
         raw: dict[str, int] = {}
         seconds: dict[str, list[float]] = {name: [] for name in COSTS}
+        saving = _Saving()
         count = pruned = 0
         for snapshot in ancestors(store, {*branches.values(), *tags.values(), *([head] if head else [])}):
             count += 1
@@ -77,6 +110,8 @@ def statistics(store: Store) -> Stats:
             pruned += bool(gone)
             for name, duration in snapshot.cost.items():
                 seconds.setdefault(name, []).append(duration)
+            if WHOLE not in gone:
+                saving.add(snapshot)
             for name, size in snapshot.raw_bytes.items():
                 if WHOLE not in gone and name not in gone:
                     raw[name] = raw.get(name, 0) + size
@@ -95,7 +130,7 @@ def statistics(store: Store) -> Stats:
                     continue
                 seen.add(header.id)
                 chunks += 1
-                codec = Codec(header.codec).name.lower()
+                codec = CODEC_NAMES.get(header.codec) or f"codec {header.codec}"
                 raw_sum, stored_sum = by_codec.get(codec, (0, 0))
                 by_codec[codec] = (raw_sum + header.raw_length, stored_sum + header.stored_length)
         return Stats(
@@ -111,5 +146,7 @@ def statistics(store: Store) -> Stats:
             pack_bytes=pack_bytes,
             raw_by_component=raw,
             by_codec=by_codec,
+            saving=saving.in_order(),
+            silent=saving.silent,
             costs={name: Cost.of(durations) for name, durations in seconds.items() if durations},
         )

@@ -129,7 +129,9 @@ def test_show_says_what_was_pruned(change: Run) -> None:
 def test_show_says_what_the_snapshot_cost(run: Run) -> None:
     """What was measured, in the order of the work; programs get seconds."""
     amount = r"(0|<?\d[\d.]*) (ms|s)"
-    assert re.search(rf"^cost +(call {amount}, )?encode {amount}, write {amount}$", run("show").out, re.MULTILINE)
+    assert re.search(
+        rf"^cost +(call {amount}, )?encode {amount}, (check {amount}, )?write {amount}$", run("show").out, re.MULTILINE
+    )
     for record in (run("--json", "show").record, run("--json", "log", "-n", "1").record):
         assert set(record["cost"]) >= {"encode", "write"}
         assert all(isinstance(seconds, float) and seconds >= 0 for seconds in record["cost"].values())

@@ -1,4 +1,4 @@
-"""prune, gc, fsck and stats."""
+"""prune, gc and fsck."""
 
 from __future__ import annotations
 
@@ -150,29 +150,7 @@ def test_the_index_may_be_gone(change: Run, copy: Path) -> None:
     assert change("fsck").code == 0
 
 
-def test_stats(run: Run) -> None:
-    result = run("stats")
-    assert result.code == 0
-    assert "snapshots" in result.out
-    record = run("--json", "stats").record
-    assert record["version"] == 1
-
-
-def test_stats_sums_up_what_the_snapshots_cost(run: Run, change: Run) -> None:
-    """Median and worst of what the reachable snapshots say, a pruned one among them."""
-    costs = run("--json", "stats").record["costs"]
-    recorded = [record["cost"] for record in run("--json", "log", "--all").records]
-    assert set(costs) == set().union(*recorded)
-    for name, cost in costs.items():
-        seconds = sorted(each[name] for each in recorded if name in each)
-        assert cost == {"snapshots": len(seconds), "median": seconds[len(seconds) // 2], "worst": seconds[-1]}
-    change("prune", "main~3")
-    assert change("--json", "stats").record["costs"] == costs
-    assert re.search(r"^  write +\S+ m?s +\S+ m?s +8 snapshots$", run("stats").out, re.MULTILINE)
-
-
-def test_stats_of_a_new_repository(tmp_path: Path) -> None:
+def test_a_new_repository(tmp_path: Path) -> None:
     run_here("init", str(tmp_path / "new"))
-    assert run_here("--repo", str(tmp_path / "new"), "stats").code == 0
     assert run_here("--repo", str(tmp_path / "new"), "gc").code == 0
     assert run_here("--repo", str(tmp_path / "new"), "fsck").code == 0

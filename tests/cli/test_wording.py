@@ -151,3 +151,22 @@ class Terminal(io.StringIO):
 )
 def test_when_there_is_colour(choice: str, stream: io.StringIO, environment: dict[str, str], expected: bool) -> None:
     assert wants_color(choice, stream, environment) is expected
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [
+        (0, "0 %"),
+        (1e-9, "<1 %"),
+        (0.0049, "<1 %"),
+        (0.0051, "1 %"),
+        (0.305, "30 %"),
+        (0.994, "99 %"),
+        (0.9951, ">99 %"),
+        (1 - 1e-9, ">99 %"),
+        (1, "100 %"),
+    ],
+)
+def test_shares(fraction: float, text: str) -> None:
+    """Whole percents; all and nothing only when it is so."""
+    assert humane.share(fraction) == text

@@ -262,10 +262,10 @@ def test_a_snapshot_that_does_not_say_how_it_is_stored():
 
 SIZES = st.one_of(st.integers(0, 1 << 40), st.integers(0, 1 << 80))
 NAMES = st.one_of(st.sampled_from(PARTS + KINDS), TEXT)
-STORAGE = st.dictionaries(NAMES, st.dictionaries(NAMES, st.tuples(SIZES, SIZES), max_size=8), max_size=6)
+STORAGE = st.dictionaries(NAMES, st.dictionaries(NAMES, st.tuples(SIZES, SIZES), max_size=4), max_size=4)
 
 
-@given(st.lists(STORAGE, min_size=1, max_size=3))
+@given(st.lists(STORAGE, min_size=1, max_size=2))
 def test_how_a_snapshot_is_stored_comes_back(storages):
     """Any names and any sizes, pairs as tuples, the parts in their order, from one snapshot after the other."""
     for storage in storages:

@@ -35,7 +35,8 @@ class Snapshot:
     "fence" (an optimizer step waited for the copy), "copy", "encode" (hash, look up, encode: processor time),
     "check" (decompressing what was coded and comparing it: processor time), "write" (append and sync).
     ``storage``: how this commit stored its chunks: part (PARTS) → kind (KINDS) → (raw bytes, stored bytes). "identical"
-    is what the repository had already: 0 stored. Empty in snapshots from before it was counted.
+    is what the repository had already: 0 stored; recipes count for their chunks. Empty in snapshots from before it was
+    counted.
     """
 
     id: str

@@ -27,7 +27,7 @@ NOTE = Column("dim")
 def stats_command(session: Session) -> None:
     """Show how much the snapshots hold, how little of it is stored, where the saving comes from, and what they took.
 
-    First what the commits stored, by part, and which share of it in which way: "identical" was there already,
+    First the chunks as the commits stored them, by part, and which share in which way: "identical" was there already,
     "derived" is the cast of another tensor, "predicted" follows from the parent by AdamW's rule but for a little,
     "delta" is a difference from the parent; "planes" and "zstd" are compressed alone, "raw" is as it was.
     A snapshot of which a component was pruned counts whole there.

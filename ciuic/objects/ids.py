@@ -1,6 +1,6 @@
 """Ids: BLAKE3-256 of what an object says.
 
-A chunk's id is the plain BLAKE3 hash of its raw bytes, so anybody can compute it. Trees and snapshots use BLAKE3's
+A chunk's id is the plain BLAKE3 hash of its raw bytes, so anybody can compute it. The other objects use BLAKE3's
 key-derivation mode with a context of their own, so that no chunk can pose as a tree (BLAKE3 specification, 2.4).
 """
 
@@ -21,9 +21,10 @@ class Kind(IntEnum):
     CHUNK = 1
     TREE = 2
     SNAPSHOT = 3
+    RECIPE = 4
 
 
-CONTEXTS = {Kind.TREE: "ciuic 1 tree", Kind.SNAPSHOT: "ciuic 1 snapshot"}
+CONTEXTS = {Kind.TREE: "ciuic 1 tree", Kind.SNAPSHOT: "ciuic 1 snapshot", Kind.RECIPE: "ciuic 1 recipe"}
 
 
 def digest(data: Any) -> bytes:

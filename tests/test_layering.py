@@ -21,6 +21,7 @@ RANKS = {
     "__init__": 11, "__main__": 11,
 }  # fmt: skip
 HEAVY_ROOMS = {"state", "capture", "interchange", "demo"}
+NUMPY_ROOMS = {"codec"}
 HEAVY_FILES = {
     "history/diff.py", "history/leaves.py", "history/module_changes.py", "history/tensor_change.py",
     "history/tensor_statistics.py",
@@ -87,7 +88,8 @@ def test_imports_go_down_or_stay_in_the_room():
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "safetensors"])
 def test_tensors_stay_in_their_rooms(package):
-    """Only ``state``, ``capture``, the numeric part of ``history``, ``interchange`` and ``demo`` know both."""
+    """Only ``state``, ``capture``, the numeric part of ``history``, ``interchange`` and ``demo`` know both; ``codec``
+    knows numpy."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path, tree in parsed()
@@ -96,8 +98,20 @@ def test_tensors_stay_in_their_rooms(package):
         and room(path) not in HEAVY_ROOMS
         and path.relative_to(ROOT).as_posix() not in HEAVY_FILES
         and not (path.name == "repo.py" and package == "torch")  # the version that a snapshot records
+        and not (room(path) in NUMPY_ROOMS and package == "numpy")  # arithmetic on bytes
     ]
     assert wrong == []
+
+
+def test_codecs_import_numpy_when_it_is_needed():
+    """What reads raw and zstandard records, or only names codecs, starts without numpy."""
+    for name in ("__init__", "zstd", "rules"):
+        tree = ast.parse((ROOT / "codec" / f"{name}.py").read_text(encoding="utf-8"))
+        inside = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        deferred = {id(each) for function in inside for each in ast.walk(function)}
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and id(node) not in deferred:
+                assert not {module.split(".")[0] for module, _ in imports(node)} & {"numpy", "zstandard"}, name
 
 
 def calls(tree):

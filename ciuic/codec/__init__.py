@@ -1,63 +1,148 @@
-"""Raw bytes ↔ stored bytes. Pure functions; a codec's number is stored in each record and append-only."""
+"""Raw bytes ↔ stored bytes. Pure functions; a codec's number is stored in each record and append-only.
+
+Nothing here imports numpy before the first chunk of planes: `ciuic log` needs none.
+"""
 
 from __future__ import annotations
 
-import threading
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 SAMPLE_LENGTH = 16 * 1024
 SAMPLE_PIECES = 16
 GOLDEN = 0x9E3779B1  # of 2^32: its multiples are spread evenly, and in step with no row length
-# What zstandard has to reach with tensors. It takes 2.5 s for a GB of weights, which stay at 92 % (fp32) or 78 %
-# (bf16); what is mostly zeros, integers or fp8 goes below 70 %.
-WORTH_IT = 0.72
+WORTH_IT = 0.97
+"""What a codec has to leave at most; raw bytes need no decoding and can be mapped."""
+OBJECT_WORTH_IT = 0.94
+"""The same for trees: they are small beside their tensors, names shrink, and coding one costs next to nothing."""
+CHUNK_WORTH_IT = 0.72
+"""The same for zstandard on whole elements. It takes 2.5 s for a GB of weights, which stay at 92 % (fp32) or 78 %
+(bf16); what is mostly zeros, integers or fp8 goes below 70 %."""
+CLEARLY = 0.97
+"""A delta has to be so much smaller than what rests on nothing."""
+SMALL = 128
+"""Bytes below which planes are not tried: their header costs more than they save."""
 
 
 class Codec(IntEnum):
     RAW = 0
     ZSTD = 1
+    PLANES = 2
+    DELTA = 3
+    DERIVED = 4
+    PREDICTED = 5
 
 
 class CodecError(ValueError):
     """Stored bytes that their codec cannot decode to the stated length."""
 
 
-class _PerThread(threading.local):
-    """A zstandard object serves one thread at a time."""
+class Encoded(NamedTuple):
+    """``stored`` is a buffer, for RAW the very one that was given; ``check_s``: processor seconds spent on checking."""
 
-    def __init__(self) -> None:
-        import zstandard  # 30 ms that `ciuic log` need not spend
-
-        self.failure = zstandard.ZstdError
-        self.content_size = zstandard.frame_content_size
-        self.compressor = zstandard.ZstdCompressor(level=1, write_content_size=True)
-        self.decompressor = zstandard.ZstdDecompressor()
+    codec: Codec
+    stored: Any
+    check_s: float
 
 
-_objects: _PerThread | None = None
+def encode_object(raw: Any, worth_it: float = OBJECT_WORTH_IT) -> Encoded:
+    """RAW or ZSTD: for trees, and with ``CHUNK_WORTH_IT`` for chunks of a repository that has no planes."""
+    return _zstd(memoryview(raw).cast("B"), raw, worth_it)
 
 
-def _zstandard() -> _PerThread:
-    global _objects
-    if _objects is None:
-        _objects = _PerThread()
-    return _objects
+def encode(
+    raw: Any,
+    width: int = 1,
+    base: Any = None,
+    *,
+    most_ratio: float = 1.0,
+    worth_it: float = WORTH_IT,
+    check: bool = True,
+) -> Encoded:
+    """The smallest of RAW, ZSTD, PLANES and, with a ``base`` of the same length, DELTA, judged by samples.
 
-
-def encode(raw: Any, worth_it: float = WORTH_IT) -> tuple[Codec, Any]:
-    """The codec and the stored bytes. RAW, which returns ``raw`` itself, unless another leaves ``worth_it`` at most.
-
-    A sample is tried first.
+    ``width``: bytes of an element; 16 is taken as two of 8. A delta that leaves more than ``most_ratio`` is not taken,
+    nor anything that leaves more than ``worth_it``. ``check``: what was entropy-coded is decoded and compared.
     """
     view = memoryview(raw).cast("B")
-    compressor = _zstandard().compressor
-    if len(view) > 4 * SAMPLE_LENGTH:
-        sample = compressor.compress(_sample(view))
-        if len(sample) > worth_it * SAMPLE_LENGTH:
-            return Codec.RAW, raw
-    stored = compressor.compress(view)
-    return (Codec.ZSTD, stored) if len(stored) <= worth_it * len(view) else (Codec.RAW, raw)
+    if len(view) < SMALL:
+        return _zstd(view, raw, worth_it)
+    from ciuic.codec import choice, planes
+
+    width = min(width, 8)
+    earlier = None if base is None else memoryview(base).cast("B")
+    found, alone = choice.choose(view, width, earlier, min(most_ratio, worth_it), CLEARLY)
+    if found is not None:
+        stored, check_s = planes.encode(view, width, found, earlier, check)
+        if len(stored) <= min(most_ratio, worth_it) * len(view):
+            return Encoded(Codec.DELTA, stored, check_s)
+    if _sample_ratio(view) < min(alone.ratio, worth_it):
+        whole = _zstd(view, raw, worth_it)
+        if len(whole.stored) <= alone.ratio * len(view):
+            return whole
+    if alone.ratio <= worth_it:
+        stored, check_s = planes.encode(view, width, alone, None, check)
+        if len(stored) <= worth_it * len(view):
+            return Encoded(Codec.PLANES, stored, check_s)
+    return Encoded(Codec.RAW, raw, 0.0)
+
+
+def encode_residual(raw: Any, guess: Any, width: int, *, check: bool = True) -> Encoded:
+    """PREDICTED: as a delta to ``guess``, which has the length of ``raw``, however large that comes out."""
+    from ciuic.codec import choice, planes
+
+    view, guessed = memoryview(raw).cast("B"), memoryview(guess).cast("B")
+    width = min(width, 8)
+    stored, check_s = planes.encode(view, width, choice.residual(view, guessed, width), guessed, check)
+    return Encoded(Codec.PREDICTED, stored, check_s)
+
+
+def decode_into(codec: int, stored: Any, out: Any, width: int) -> None:
+    """Turn the writable buffer ``out``, of the raw bytes' length, into the raw bytes.
+
+    RAW, ZSTD and PLANES overwrite it; DELTA and PREDICTED find the base or the guess in it. CodecError for anything
+    malformed, and then ``out`` holds anything; allocates no more than a few times its length.
+    """
+    view = memoryview(out).cast("B")
+    if codec in (Codec.PLANES, Codec.DELTA, Codec.PREDICTED):
+        from ciuic.codec import planes
+
+        planes.decode_into(memoryview(stored).cast("B"), view, min(width, 8), codec != Codec.PLANES)
+    else:
+        view[:] = memoryview(decode(codec, stored, len(view))).cast("B")
+
+
+def decode(codec: int, stored: Any, raw_length: int, width: int = 1) -> Any:
+    """Exactly ``raw_length`` raw bytes, of a codec without a base; CodecError otherwise. Allocates hardly more."""
+    if codec == Codec.RAW:
+        if len(memoryview(stored).cast("B")) != raw_length:
+            raise CodecError("the length is not the stated one")
+        return stored
+    if codec == Codec.ZSTD:
+        from ciuic.codec import zstd
+
+        return zstd.decompress(stored, raw_length)
+    if codec == Codec.PLANES:
+        from ciuic.codec import planes
+
+        return planes.decode(memoryview(stored).cast("B"), raw_length, min(width, 8))
+    raise CodecError(f"codec {codec} is unknown, or needs a base")
+
+
+def _zstd(view: memoryview, raw: Any, worth_it: float) -> Encoded:
+    from ciuic.codec import zstd
+
+    if len(view) > 4 * SAMPLE_LENGTH and _sample_ratio(view) > worth_it:
+        return Encoded(Codec.RAW, raw, 0.0)
+    stored = zstd.compress(view)
+    return Encoded(Codec.ZSTD, stored, 0.0) if len(stored) <= worth_it * len(view) else Encoded(Codec.RAW, raw, 0.0)
+
+
+def _sample_ratio(view: memoryview) -> float:
+    from ciuic.codec import zstd
+
+    sample = _sample(view) if len(view) > SAMPLE_LENGTH else view
+    return len(zstd.compress(sample)) / len(sample)
 
 
 def _sample(view: memoryview) -> bytes:
@@ -68,20 +153,8 @@ def _sample(view: memoryview) -> bytes:
     return b"".join(view[start : start + piece] for start in starts)
 
 
-def decode(codec: int, stored: Any, raw_length: int) -> Any:
-    """Exactly ``raw_length`` raw bytes; CodecError otherwise. Allocates no more than that."""
-    if codec == Codec.RAW:
-        raw = stored
-    elif codec == Codec.ZSTD:
-        engine = _zstandard()
-        try:
-            if engine.content_size(stored) != raw_length:
-                raise CodecError("the frame's size is not the stated one")
-            raw = engine.decompressor.decompress(stored, max_output_size=raw_length)
-        except engine.failure as error:
-            raise CodecError(str(error)) from error
-    else:
-        raise CodecError(f"unknown codec {codec}")
-    if len(raw) != raw_length:
-        raise CodecError("the length is not the stated one")
-    return raw
+def _zstandard() -> None:
+    """Load what would be loaded later."""
+    from ciuic.codec import zstd
+
+    zstd.engines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,15 +10,25 @@ import numpy as np
 
 from ciuic.codec import CodecError
 
-BLOCK = 16384
+BLOCK = 32768
 """Elements at a time: scratch stays in the processor's caches."""
 
 Bits = np.ndarray[Any, np.dtype[Any]]
 
 
+class _Scratch(threading.local):
+    """One block for every thread."""
+
+    def __init__(self) -> None:
+        self.bits = np.empty(BLOCK, np.uint32)
+
+
+_scratch = _Scratch()
+
+
 def to_bfloat16(source: Bits, out: Bits) -> None:
-    """uint32 bits of float32 → uint16 bits of bfloat16."""
-    rounded = source >> np.uint32(16)
+    """uint32 bits of float32 → uint16 bits of bfloat16. A NaN becomes 0xFFFF, as with torch on a CPU."""
+    rounded = np.right_shift(source, np.uint32(16), out=_scratch.bits[: len(source)])
     np.bitwise_and(rounded, np.uint32(1), out=rounded)
     np.add(rounded, np.uint32(0x7FFF), out=rounded)
     np.add(rounded, source, out=rounded)
@@ -25,7 +36,7 @@ def to_bfloat16(source: Bits, out: Bits) -> None:
     np.copyto(out, rounded, casting="same_kind")
     nans = np.isnan(source.view(np.float32))
     if nans.any():
-        out[nans] = 0x7FC0
+        out[nans] = 0xFFFF
 
 
 def to_float16(source: Bits, out: Bits) -> None:

@@ -1,6 +1,7 @@
 """Recipes: how to make a chunk, or a guess of it, from other chunks.
 
-An object of its own, so that bases are found without payloads: a map of ``rule`` (text), ``bases`` (the chunks' ids, joined) and ``numbers`` (a map: what the rule needs besides).
+An object of its own, so that bases are found without payloads. A map: ``rule`` (text), ``bases`` (the chunks' ids,
+joined) and ``numbers`` (a map: what the rule needs besides).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # How many test processes; `make test WORKERS=8` on a larger machine.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-stall docs clean
+.PHONY: help demo test lint bench bench-stall bench-size docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,10 @@ bench: $(VENV)/.runtime ## Measure, and write the tables into docs/benchmarks.md
 
 bench-stall: $(VENV)/.bench ## Measure what a snapshot costs the steps of a training, against others (about 45 minutes)
 	$(BIN)/python benchmarks/stall.py --write docs/benchmarks.md --plot docs/images/stall.svg $(ARGS)
+
+# restic and borg are programs, not Python: apt install restic borgbackup. Who is missing is left out, and the tables say so.
+bench-size: $(VENV)/.peers ## Measure how small a history gets, against others and against the floor (about 20 minutes)
+	$(BIN)/python benchmarks/size.py --write docs/benchmarks.md $(ARGS)
 
 docs: $(VENV)/.docs ## Build the site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -70,4 +74,11 @@ $(VENV)/.docs: $(VENV)/.runtime
 $(VENV)/.bench: $(VENV)/.runtime
 	@echo "Installing what the benchmarks draw with into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+# zipnn is built with a C compiler. Without one the benchmark runs all the same.
+$(VENV)/.peers: $(VENV)/.runtime
+	@echo "Installing what bench-size compares with into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --editable '.[peers]' || \
+		echo "Not all of zipnn and hf-xet could be installed: what is missing is left out." >&2
 	@touch $@

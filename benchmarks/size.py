@@ -98,6 +98,7 @@ class History:
                 self.peers[name] = PEERS[name](str(self.folder / str(number)))
         self.repo = ciuic.Repo.open(self.folder / "ciuic", create=True)
         self.before: dict[str, torch.Tensor] | None = None
+        self.results = results
         self.record = Record(series.key, series.name)
         results.records.append(self.record)
 
@@ -117,10 +118,11 @@ class History:
         version = Version(self.path, state, self.before)
         with ThreadPoolExecutor(2) as pool:  # most of them are processes of their own, or leave Python's lock
             found = pool.submit(floor, state, self.before)
-            added = [pool.submit(peer.add, version) for peer in self.peers.values()]
+            added = {name: pool.submit(peer.add, version) for name, peer in self.peers.items()}
             needed, changed = found.result()
-            for each in added:
-                each.result()
+        for name, done in added.items():
+            if (error := done.exception()) is not None:
+                self.leave_out(name, (str(error).strip() or repr(error)).splitlines()[-1])
         record.add(
             raw=sum(tensor.nbytes for tensor in state.values()),
             floor=needed,
@@ -131,6 +133,12 @@ class History:
             },
         )
         self.before = {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def leave_out(self, peer: str, why: str) -> None:
+        """A peer that fails has no figure in this series, and the report says why."""
+        del self.peers[peer]
+        self.record.stored.pop(peer, None)
+        self.results.left_out.append(f"{self.series.name}, {peer}: {why}")
 
     def close(self, training: Training) -> None:
         """See that the last snapshot is what was trained, and give the room back."""
@@ -227,11 +235,10 @@ def train(training: Training, histories: list[History], keep: Callable[[Record],
         for history in list(open_ones):
             if step % history.series.every == 0:
                 history.add(training, step)
-                keep(history.record)
                 if history.record.snapshots == history.series.snapshots:
                     history.close(training)
-                    keep(history.record)
                     open_ones.remove(history)
+                keep(history.record)
         if open_ones:
             training.step()
             step += 1

@@ -64,6 +64,7 @@ class Results:
     parameters: int = 0
     missing: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     minutes: float = 0.0
     surroundings: str = ""
 
@@ -187,6 +188,7 @@ def report(results: Results) -> str:
         sizes(results),
         beyond_the_first(results),
         breakdown(results),
+        "Left out:\n\n" + "\n".join(f"* {line}" for line in results.left_out) if results.left_out else "",
         f"A model of {results.parameters / 1e6:.1f} million parameters.{versions}{missing}",
         f"{results.surroundings}, {results.minutes:.0f} minutes.",
     ]

@@ -5,10 +5,12 @@ import struct
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import zstandard
 from blake3 import blake3
 
-CONTEXTS = {2: "ciuic 1 tree", 3: "ciuic 1 snapshot"}
+CONTEXTS = {2: "ciuic 1 tree", 3: "ciuic 1 snapshot", 4: "ciuic 1 recipe"}
+RAW, ZSTD, PLANES, DELTA, DERIVED, PREDICTED = range(6)
 
 
 def in_pairs(items):
@@ -53,12 +55,88 @@ def decode(data):
     return value
 
 
+def decompress(frame, length):
+    assert zstandard.frame_content_size(frame) == length
+    return zstandard.ZstdDecompressor().decompress(frame, max_output_size=length)
+
+
+def planes(stored, length, width, base=None):
+    """The raw bytes of stored planes; ``base``: what the differences are to."""
+    width = min(width, 8)
+    count = length // width
+    transform, groups = stored[0], stored[1]
+    assert transform == 2 if base is not None else transform in (0, 1)
+    at, place = -(-(2 + 6 * groups) // 16) * 16, 0
+    octets = np.zeros((count, width), np.uint8)
+    for size, method, piece in struct.iter_unpack("<BBI", stored[2 : 2 + 6 * groups]):
+        stream = stored[at : at + piece]
+        if method == 1:
+            stream = decompress(stream, count * size)
+        elif method == 2:
+            stream = stream * count
+        octets[:, place : place + size] = np.frombuffer(stream, np.uint8).reshape(count, size)
+        at, place = at + piece, place + size
+    assert place == width
+    t, one = octets.reshape(-1).view(f"<u{width}"), np.array(1, f"<u{width}")
+    if transform == 1:
+        t = t >> one | t << one * (8 * width - 1)
+    elif transform == 2:
+        half = t >> one
+        t = np.frombuffer(base, t.dtype, count) + np.where(t & one, ~half, half)
+    assert len(stored) - at == length % width
+    return t.tobytes() + stored[at:]
+
+
+def cast(numbers, bases, length):
+    types = {"float64": (np.float64, np.uint64), "float32": (np.float32, np.uint32), "float16": (np.float16, np.uint16)}
+    floats, integers = types[numbers["from"]]
+    source = np.frombuffer(b"".join(bases), floats, offset=numbers["skip"])
+    if numbers["to"] == "bfloat16":
+        x = source.view(np.uint32)[: length // 2].astype(np.uint64)
+        made = ((x + 0x7FFF + (x >> 16 & 1)) >> 16).astype(np.uint16)
+        made[np.isnan(source[: len(made)])] = 0xFFFF
+        return made.tobytes()
+    narrow, bits = types[numbers["to"]]
+    source = source[: length // narrow().itemsize]
+    made = source.astype(narrow).view(bits)
+    x, nan = source.view(integers), np.isnan(source)
+    if numbers["to"] == "float16":
+        made[nan] = (x >> 16 & 0x8000 | 0x7E00 | x >> 13 & 0x3FF)[nan]
+    else:
+        made[nan] = (x >> 32 & 0x80000000 | 0x7FC00000 | x >> 29 & 0x7FFFFF)[nan]
+    return made.tobytes()
+
+
+def second_moment(numbers, v0, m0, m1):
+    single, double = np.float32, np.float64
+    before = m0.astype(double)
+    g = (before + (m1.astype(double) - before) * double(numbers["gain"])).astype(single)
+    p, q = v0 * single(numbers["keep"]), g * single(numbers["take"])
+    return (q.astype(double) * g.astype(double) + p.astype(double)).astype(single)
+
+
+def weight(numbers, w0, m1, v1):
+    decay, rate, root, eps = (np.float32(numbers[name]) for name in ("decay", "rate", "root", "eps"))
+    return w0 * decay + (m1 * rate) / (np.sqrt(v1) / root + eps)
+
+
+def follow(recipe, bases, length):
+    """What a recipe makes of its bases."""
+    with np.errstate(all="ignore"):
+        if recipe["rule"] == "cast":
+            return cast(recipe["numbers"], bases, length)
+        rule = {"adamw.second_moment": second_moment, "adamw.weight": weight}[recipe["rule"]]
+        made = rule(recipe["numbers"], *(np.frombuffer(base, np.float32) for base in bases))
+        made[np.isnan(made)] = np.array(0x7FC00000, np.uint32).view(np.float32)
+    return made.tobytes()
+
+
 class Reader:
     def __init__(self, root):
         self.root = root
         lines = Path(root, "format").read_text().splitlines()
-        assert lines[0] == "ciuic 1" and lines[2].split() == ["features"]
-        self.places = {}
+        assert lines[0] == "ciuic 1" and lines[2].split()[0] == "features" and lines[2].split()[1:] in ([], ["deltas"])
+        self.places, self.read = {}, {}
         for path in Path(root, "packs").iterdir():
             self.read_footer(path.read_bytes(), path, bytes.fromhex(path.stem), bytes.fromhex(lines[1][3:]))
 
@@ -69,16 +147,39 @@ class Reader:
         magic, _, _, owner, count = struct.unpack_from("<8sII16sQ", footer)
         assert magic == b"ciuicftr" and owner == repository
         for row in range(40, 40 + 136 * count, 136):
-            self.places[footer[row + 24 : row + 56]] = (path, *struct.unpack_from("<Q", footer, row + 128))
+            place = (path, *struct.unpack_from("<Q", footer, row + 128), footer[row + 7])
+            self.places.setdefault(footer[row + 24 : row + 56], []).append(place)
 
-    def object(self, id):
-        path, offset = self.places[id]
-        data = path.read_bytes()[offset:]
-        header, stored = data[:128], data[128 : 128 + struct.unpack_from("<Q", data, 8)[0]]
+    def object(self, id, above=256):
+        """The raw bytes of an object, from a copy of a smaller depth than ``above``."""
+        if id not in self.read:
+            path, offset, _ = min((place for place in self.places[id] if place[2] < above), key=lambda place: place[2])
+            self.read[id] = self.record(path.read_bytes()[offset:], id)
+        return self.read[id]
+
+    def record(self, data, id):
+        header, (length, raw_length) = data[:128], struct.unpack_from("<QQ", data, 8)
+        stored = data[128 : 128 + length]
         assert blake3(stored).digest() == header[88:120] and blake3(header[:120]).digest()[:8] == header[120:]
-        raw = zstandard.ZstdDecompressor().decompress(stored) if header[5] == 1 else stored
-        hashed = blake3(raw, derive_key_context=CONTEXTS[header[4]]) if header[4] in CONTEXTS else blake3(raw)
-        assert hashed.digest() == id
+        kind, codec, width, depth, base = *header[4:8], header[56:88]
+        if codec in (DELTA, DERIVED, PREDICTED):
+            if codec == DELTA:
+                made = self.object(base, depth)
+            else:
+                recipe = decode(self.object(base))
+                bases = [recipe["bases"][start : start + 32] for start in range(0, len(recipe["bases"]), 32)]
+                made = follow(recipe, [self.object(each, depth) for each in bases], raw_length)
+            raw = made if codec == DERIVED else planes(stored, raw_length, width, made)
+        else:
+            assert depth == 0 and not any(base)
+            plain = {
+                RAW: lambda: stored,
+                ZSTD: lambda: decompress(stored, raw_length),
+                PLANES: lambda: planes(stored, raw_length, width),
+            }
+            raw = plain[codec]()
+        hashed = blake3(raw, derive_key_context=CONTEXTS[kind]) if kind in CONTEXTS else blake3(raw)
+        assert hashed.digest() == id and len(raw) == raw_length
         return raw
 
     def tip(self, branch):

@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from ciuic.errors import InvalidConfig, NotARepository, UnsupportedFormat
 from ciuic.store.fs import FileSystem
 
 FORMAT_VERSION = 1
-KNOWN_FEATURES: frozenset[str] = frozenset()
+DELTAS = "deltas"
+"""Records with a base, recipes, and codecs above 1."""
+KNOWN_FEATURES = frozenset((DELTAS,))
 ID_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Config:
     """``chunk_size`` and ``pack_limit`` in bytes; a log record expires after ``expire_days`` unless it is among the
-    newest ``keep_records`` of its log."""
+    newest ``keep_records`` of its log; ``full_check``: what a commit codes it decodes again as a whole, before it is
+    published, and not the compressed planes alone."""
 
     chunk_size: int = 1 << 20
     pack_limit: int = 256 << 20
     expire_days: int = 90
     keep_records: int = 100
+    full_check: bool = False
 
 
 LIMITS = {
@@ -30,11 +35,12 @@ LIMITS = {
     "pack_limit": (1 << 20, 1 << 40),
     "expire_days": (0, 36500),
     "keep_records": (1, 1 << 30),
+    "full_check": (False, True),
 }
 
 
 def encode_config(config: Config) -> bytes:
-    lines = [f"{field.name} = {getattr(config, field.name)}" for field in fields(config)]
+    lines = [f"{field.name} = {str(getattr(config, field.name)).lower()}" for field in fields(config)]
     return ("# Sizes in bytes. Changing chunk_size affects new snapshots only.\n" + "\n".join(lines) + "\n").encode()
 
 
@@ -54,7 +60,9 @@ def read_config(fs: FileSystem, path: str) -> Config:
         low, high = LIMITS.get(name, (0, -1))
         if high < 0:
             raise InvalidConfig(f"{path}: unknown setting {name!r}. Known: {', '.join(LIMITS)}.")
-        if type(value) is not int or not low <= value <= high:
+        if type(low) is bool and type(value) is not bool:
+            raise InvalidConfig(f"{path}: {name} must be true or false, not {value!r}.")
+        if type(value) is not type(low) or not low <= value <= high:
             raise InvalidConfig(f"{path}: {name} must be a whole number from {low} to {high}, not {value!r}.")
     config = Config(**values)
     if config.chunk_size % 16:
@@ -62,12 +70,20 @@ def read_config(fs: FileSystem, path: str) -> Config:
     return config
 
 
-def encode_format(repository_id: bytes) -> bytes:
-    return f"ciuic {FORMAT_VERSION}\nid {repository_id.hex()}\nfeatures\n".encode()
+class Format(NamedTuple):
+    """What the file ``format`` says."""
+
+    repository_id: bytes
+    features: frozenset[str]
 
 
-def read_format(fs: FileSystem, root: str) -> bytes:
-    """The repository's id; NotARepository or UnsupportedFormat otherwise."""
+def encode_format(format: Format) -> bytes:
+    features = " ".join(("features", *sorted(format.features)))
+    return f"ciuic {FORMAT_VERSION}\nid {format.repository_id.hex()}\n{features}\n".encode()
+
+
+def read_format(fs: FileSystem, root: str) -> Format:
+    """The repository's id and features; NotARepository or UnsupportedFormat otherwise."""
     path = os.path.join(root, "format")
     try:
         text = fs.read_file(path, 4096).decode("utf-8", "replace")
@@ -82,7 +98,8 @@ def read_format(fs: FileSystem, root: str) -> bytes:
     if int(words[1]) > FORMAT_VERSION:
         raise UnsupportedFormat(f"{root} has format {words[1]}; this ciuic reads {FORMAT_VERSION}. Upgrade ciuic.")
     facts = {line.split()[0]: line.split()[1:] for line in lines[1:] if line.split()}
-    unknown = sorted(set(facts.get("features", ())) - KNOWN_FEATURES)
+    features = frozenset(facts.get("features", ()))
+    unknown = sorted(features - KNOWN_FEATURES)
     if unknown:
         raise UnsupportedFormat(f"{root} needs the features {', '.join(unknown)}. Upgrade ciuic.")
     try:
@@ -92,4 +109,4 @@ def read_format(fs: FileSystem, root: str) -> bytes:
         repository_id = b""
     if len(repository_id) != ID_BYTES:
         raise NotARepository(f"{path} does not name its repository. Restore it from a copy.")
-    return repository_id
+    return Format(repository_id, features)

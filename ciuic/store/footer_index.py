@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ciuic.store.index import LogMark, Place
+from ciuic.store.index import IndexRow, LogMark, Place
 
 
 class FooterIndex:
@@ -31,7 +31,7 @@ class FooterIndex:
     def update(
         self,
         generation: int,
-        packs: dict[str, Iterable[tuple[bytes, int, int]]] | None = None,
+        packs: dict[str, Iterable[IndexRow]] | None = None,
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),
@@ -42,8 +42,11 @@ class FooterIndex:
             self._places.pop(id, None)
         self._packs -= set(dropped_packs)
         for name, rows in (packs or {}).items():
-            self._places.update((id, Place(name, offset, length)) for id, offset, length in rows)
             self._packs.add(name)
+            for id, offset, length, depth in rows:
+                other = self._places.get(id)
+                if other is None or depth <= other.depth or other.pack not in self._packs:
+                    self._places[id] = Place(name, offset, length, depth)
         self._marks.update(marks or {})
         for log in dropped_logs:
             self._marks.pop(log, None)

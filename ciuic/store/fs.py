@@ -51,6 +51,15 @@ def typed(error: OSError, path: str) -> StorageError:
     return StorageError(f"{path}: {reason}. Check the disk, then run `ciuic fsck`.")
 
 
+def _preadv(descriptor: int, views: list[memoryview], offset: int) -> int:
+    """os.preadv, which not every system has."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, views, offset)
+    data = os.pread(descriptor, len(views[0]), offset)
+    views[0][: len(data)] = data
+    return len(data)
+
+
 class FileSystem:
     """The operating system's file effects. Tests subclass it."""
 
@@ -108,6 +117,24 @@ class FileSystem:
             pieces.append(piece)
             length, offset = length - len(piece), offset + len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_into(self, descriptor: int, buffers: list[memoryview], offset: int, path: str) -> int:
+        """Fill the writable ``buffers`` (one byte an item) one after the other; returns the bytes read, fewer than
+        they take only at the end of the file."""
+        views = [view for view in buffers if len(view)]
+        total = first = 0
+        while first < len(views):
+            with typed_errors(path):
+                count = _preadv(descriptor, views[first : first + 512], offset + total)
+            if not count:
+                break
+            total += count
+            while first < len(views) and count >= len(views[first]):
+                count -= len(views[first])
+                first += 1
+            if count:
+                views[first] = views[first][count:]
+        return total
 
     def sync(self, descriptor: int, path: str) -> None:
         """The file's data is durable on return. Never retried: after a failure its state is unknown."""

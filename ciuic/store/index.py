@@ -1,7 +1,9 @@
-"""The index: object id → pack, offset, length. Fast, shared between processes, disposable, and trusted by nobody.
+"""The index: object id → pack, offset, length and depth of its shallowest copy.
+
+Fast, shared between processes, disposable, and trusted by nobody.
 
 LMDB maps its file into memory, so a damaged one can kill the process. It is therefore opened only when its stamp
-(inodes, size, times, generation, engine) fits, and otherwise built anew from the packs' footers.
+(inodes, size, times, generation, engine, layout of the rows) fits, and otherwise built anew from the packs' footers.
 Every row has a checksum.
 Writers take a lock of our own with a time-out around LMDB's, so that a stopped process hangs nobody.
 """
@@ -23,7 +25,9 @@ from ciuic.store.fs import FileSystem
 from ciuic.store.locks import hold
 
 MAP_SIZES = (1 << 36, 1 << 32, 1 << 28)
-ROW = struct.Struct("<32sQQ")
+LAYOUT = 2
+"""Of the rows. An index of another one is built anew."""
+ROW = struct.Struct("<32sQQB")
 MARK = struct.Struct("<Q16s")
 CHECK_LENGTH = 4
 OBJECT, PACK, LOG = b"O", b"P", b"L"
@@ -31,11 +35,16 @@ LOCK_TIMEOUT_S = 2.0
 
 
 class Place(NamedTuple):
-    """Where a record stands."""
+    """Where a record stands, and its depth."""
 
     pack: str
     offset: int
     stored_length: int
+    depth: int
+
+
+IndexRow = tuple[bytes, int, int, int]
+"""What a pack gives the index of each record: id, offset, stored length, depth."""
 
 
 class LogMark(NamedTuple):
@@ -141,6 +150,7 @@ class Index:
             status.st_ctime_ns,
             generation,
             *lmdb.version(),
+            LAYOUT,
         )
         text = " ".join(str(fact) for fact in facts).encode()
         return text + b" " + digest(text).hex()[:16].encode() + b"\n"
@@ -166,8 +176,8 @@ class Index:
         value = self._get(OBJECT + id)
         if value is None or len(value) != ROW.size:
             return None
-        pack, offset, stored_length = ROW.unpack(value)
-        return Place(pack.hex(), offset, stored_length)
+        pack, offset, stored_length, depth = ROW.unpack(value)
+        return Place(pack.hex(), offset, stored_length, depth)
 
     def packs(self) -> set[str]:
         """Names of the packs whose rows are all in."""
@@ -211,22 +221,27 @@ class Index:
     def update(
         self,
         generation: int,
-        packs: dict[str, Iterable[tuple[bytes, int, int]]] | None = None,
+        packs: dict[str, Iterable[IndexRow]] | None = None,
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),
         dropped_logs: Iterable[str] = (),
         next_generation: int | None = None,
     ) -> None:
-        """Add each pack's (id, offset, stored length) rows and the logs' marks; drop what is named.
+        """Drop what is named; then add each pack's rows and the logs' marks.
+
+        A row gives way to that of a copy as shallow or shallower, or when its pack is not listed any more.
 
         ``next_generation``: a sweep is under way, and the index is good for the generation that it begins.
         """
         rows: dict[bytes, bytes] = {}
         for name, records in (packs or {}).items():
             pack = bytes.fromhex(name)
-            for id, offset, stored_length in records:
-                rows[OBJECT + id] = ROW.pack(pack, offset, stored_length)
+            for id, offset, stored_length, depth in records:
+                key = OBJECT + id
+                other = rows.get(key)
+                if other is None or depth <= other[-1]:  # the last byte of a row is its depth
+                    rows[key] = ROW.pack(pack, offset, stored_length, depth)
             rows[PACK + pack] = b""
         for log, mark in (marks or {}).items():
             rows[LOG + log.encode()] = MARK.pack(*mark)
@@ -241,8 +256,19 @@ class Index:
                 for log in dropped_logs:
                     transaction.delete(LOG + log.encode())
                 for key in sorted(rows):
-                    transaction.put(key, _checked(key, rows[key]))
+                    value = _checked(key, rows[key])
+                    if not transaction.put(key, value, overwrite=False) and not self._shallower(transaction, key, rows):
+                        transaction.put(key, value)
             self.write_stamp(generation if next_generation is None else next_generation)
+
+    @staticmethod
+    def _shallower(transaction: Any, key: bytes, rows: dict[bytes, bytes]) -> bool:
+        """Whether the row that is there names a copy that is less deep, in a pack that is listed."""
+        there = _unchecked(key, transaction.get(key)) if key[:1] == OBJECT else None
+        if there is None or len(there) != ROW.size or there[-1] >= rows[key][-1]:
+            return False
+        pack = PACK + there[:32]
+        return pack in rows or transaction.get(pack) is not None
 
     def write_stamp(self, generation: int) -> None:
         """Vouch for the file as it stands. Only after LMDB's own sync, and under the lock."""
@@ -256,7 +282,7 @@ class Index:
         self.fs.rename(temporary, self.stamp_path)
 
     def create(
-        self, generation: int, packs: dict[str, Iterable[tuple[bytes, int, int]]], marks: dict[str, LogMark]
+        self, generation: int, packs: dict[str, Iterable[IndexRow]], marks: dict[str, LogMark]
     ) -> None:
         """Start from nothing and fill it. The old file is unlinked, so whoever has it mapped is not disturbed."""
         self.fs.make_folder_if_missing(self.folder)

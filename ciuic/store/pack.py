@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 from ciuic.codec import CodecError, decode
 from ciuic.errors import DamagedData
-from ciuic.objects.ids import digest, object_id
+from ciuic.objects.ids import NO_ID, digest, object_id
 from ciuic.store.fs import FileSystem
 from ciuic.store.pack_format import (
     FOOTER,
@@ -28,6 +29,9 @@ from ciuic.store.pack_format import (
 )
 
 WRITE_BATCH = 4 << 20
+READ_AT_ONCE = 4 << 20
+MOST_GAP = 8192
+"""Between records that are read at once: a page's alignment, or a small record that nobody asked for."""
 START_WRITING_BATCH = 8 << 20
 
 
@@ -98,6 +102,16 @@ class PackWriter:
             self.fs.remove_if_there(self.path)
 
 
+class Placed(Protocol):
+    """A record, and where it stands in its pack: FooterRow and Record."""
+
+    @property
+    def header(self) -> RecordHeader: ...
+
+    @property
+    def offset(self) -> int: ...
+
+
 class Pack:
     """An open pack. Holds its descriptor until it is garbage, so a reader outlives a sweep that unlinks the file."""
 
@@ -137,6 +151,10 @@ class Pack:
         if stored_length > self.length:
             raise DamagedData(f"{where}: a record longer than its pack. Run `ciuic fsck`.")
         data = memoryview(self.fs.read_at(self._descriptor, RECORD_LENGTH + stored_length, offset, self.path))
+        return self._checked(data, offset)
+
+    def _checked(self, data: memoryview, offset: int) -> tuple[RecordHeader, memoryview]:
+        where = f"{self.path} at offset {offset}"
         header = decode_record_header(bytes(data[:RECORD_LENGTH]), where)
         payload = data[RECORD_LENGTH:]
         if header.stored_length != len(payload) or digest(payload) != header.stored_checksum:
@@ -145,14 +163,56 @@ class Pack:
             )
         return header, payload
 
+    def read_payload(self, record: Placed, out: memoryview) -> None:
+        """A record's stored bytes, unverified, straight into ``out``, which is as long as they are."""
+        start = record.offset + RECORD_LENGTH
+        if self.fs.read_into(self._descriptor, [out], start, self.path) != len(out):
+            raise DamagedData(f"{self.path} at offset {record.offset}: the record is cut short. Run `ciuic fsck`.")
+
+    def stored_many(self, records: Iterable[Placed], *, check: bool = True) -> Iterator[tuple[Placed, memoryview]]:
+        """Each record of this pack, as its footer lists it, with its stored bytes, in the order of the file.
+
+        Neighbours come with one read. The bytes stay what they are until the next record is asked for. ``check``:
+        verify them, and that the record stands there; DamagedData otherwise.
+        """
+        batch: list[Placed] = []
+        buffer = bytearray()
+        end = 0
+        for record in (*sorted(records, key=lambda each: each.offset), None):
+            if batch and (
+                record is None
+                or record.offset - end > MOST_GAP
+                or record.offset + record.header.stored_length - batch[0].offset > READ_AT_ONCE
+            ):
+                start = batch[0].offset
+                if len(buffer) < end - start:
+                    buffer = bytearray(end - start)
+                view = memoryview(buffer)
+                length = self.fs.read_into(self._descriptor, [view[: end - start]], start, self.path)
+                for each in batch:
+                    at = each.offset - start
+                    data = view[at : min(length, at + RECORD_LENGTH + each.header.stored_length)]
+                    if check and self._checked(data, each.offset)[0] != each.header:
+                        raise self._another(each.offset)
+                    yield each, data[RECORD_LENGTH:]
+                batch = []
+            if record is not None:
+                batch.append(record)
+                end = record.offset + RECORD_LENGTH + record.header.stored_length
+
+    def _another(self, offset: int) -> DamagedData:
+        return DamagedData(f"{self.path} at offset {offset}: another object stands here. Run `ciuic fsck`.")
+
     def raw(self, offset: int, stored_length: int, id: bytes) -> Any:
-        """An object's raw bytes, verified against ``id``; DamagedData otherwise."""
+        """The raw bytes of an object that rests on no other, verified against ``id``; DamagedData otherwise."""
         where = f"{self.path} at offset {offset}"
         header, payload = self.stored(offset, stored_length)
         if header.id != id:
-            raise DamagedData(f"{where}: another object stands here. Run `ciuic fsck`.")
+            raise self._another(offset)
+        if header.base != NO_ID or header.depth:
+            raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]} rests on others.")
         try:
-            raw = decode(header.codec, payload, header.raw_length)
+            raw = decode(header.codec, payload, header.raw_length, header.width)
         except CodecError as error:
             raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]}: {error}.") from error
         # A raw chunk's checksum is its id: it has been compared already.

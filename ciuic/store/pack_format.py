@@ -9,6 +9,7 @@ trailer  64 bytes: magic, footer offset, footer length, BLAKE3 of the footer (wh
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ciuic.errors import DamagedData
@@ -25,13 +26,16 @@ RECORD_LENGTH = RECORD.size + CHECK_LENGTH
 FOOTER = struct.Struct("<8sII16sQ")
 FOOTER_MAGIC = b"ciuicftr"
 OFFSET = struct.Struct("<Q")
-ROW_LENGTH = RECORD_LENGTH + OFFSET.size
+ROW = struct.Struct(f"{RECORD.format}{CHECK_LENGTH}xQ")
+ROW_LENGTH = ROW.size
 TRAILER = struct.Struct("<8sQQ32s")
 TRAILER_MAGIC = b"ciuicend"
 TRAILER_LENGTH = TRAILER.size + CHECK_LENGTH
 ALIGNMENT = 64
 PAGE = 4096
 PAGE_ALIGNED_FROM = 64 * 1024
+KINDS = {int(kind): kind for kind in Kind}
+MOST_DEPTH = 255
 MOST_OBJECT_BYTES = 1 << 30  # of a tree or a snapshot: a damaged or hostile length must not allocate more
 
 
@@ -75,20 +79,20 @@ def decode_record_header(data: bytes, where: str) -> RecordHeader:
         raise DamagedData(f"{where}: the record is cut short. Run `ciuic fsck`.")
     if digest(data[: RECORD.size])[:CHECK_LENGTH] != data[RECORD.size :]:
         raise DamagedData(f"{where}: the record's header does not match its checksum. Run `ciuic fsck`.")
-    return _unpack_record(data, 0, where)
+    return _header(RECORD.unpack_from(data), where)
 
 
-def _unpack_record(data: Any, start: int, where: str) -> RecordHeader:
-    magic, kind, codec, width, depth, stored, raw, id, base, checksum = RECORD.unpack_from(data, start)
+def _header(fields: Sequence[Any], where: str) -> RecordHeader:
+    magic, kind, codec, width, depth, stored, raw, id, base, checksum = fields
     if magic != RECORD_MAGIC:
         raise DamagedData(f"{where}: not a record. Run `ciuic fsck`.")
-    try:
-        header = RecordHeader(Kind(kind), codec, width, depth, stored, raw, id, base, checksum)
-    except ValueError:
-        raise DamagedData(f"{where}: a record of unknown kind {kind}. A newer ciuic may have written it.") from None
-    if max(stored, raw) > (MOST_CHUNK_BYTES if header.kind is Kind.CHUNK else MOST_OBJECT_BYTES):
+    known = KINDS.get(kind)
+    if known is None:
+        raise DamagedData(f"{where}: a record of unknown kind {kind}. A newer ciuic may have written it.")
+    most = MOST_CHUNK_BYTES if known is Kind.CHUNK else MOST_OBJECT_BYTES
+    if stored > most or raw > most:
         raise DamagedData(f"{where}: a record of {raw} bytes, which no writer makes. Run `ciuic fsck`.")
-    return header
+    return RecordHeader(known, codec, width, depth, stored, raw, id, base, checksum)
 
 
 def record_start(position: int, stored_length: int) -> int:
@@ -141,12 +145,12 @@ def decode_footer(footer: Any, repository_id: bytes, footer_offset: int, where: 
         raise DamagedData(f"{where}: this pack belongs to another repository. Move it back there.")
     rows = []
     position = HEADER.size
-    for start in range(FOOTER.size, len(footer), ROW_LENGTH):
-        header = _unpack_record(footer, start, where)
-        (offset,) = OFFSET.unpack_from(footer, start + RECORD_LENGTH)
-        row = FooterRow(header, offset)
-        if offset < position or row.end > footer_offset:
+    for *fields, offset in ROW.iter_unpack(memoryview(footer)[FOOTER.size :]):
+        row = FooterRow(_header(fields, where), offset)
+        if offset < position:
             raise DamagedData(f"{where}: a record outside its pack. Run `ciuic fsck`.")
         position = row.end
         rows.append(row)
+    if position > footer_offset:
+        raise DamagedData(f"{where}: a record outside its pack. Run `ciuic fsck`.")
     return rows

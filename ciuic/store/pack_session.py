@@ -10,7 +10,7 @@ from ciuic.errors import DamagedData, StorageError
 from ciuic.objects.ids import NO_ID, Kind, digest
 from ciuic.store.fs import FileSystem
 from ciuic.store.pack import Pack, PackWriter
-from ciuic.store.pack_format import FooterRow, RecordHeader
+from ciuic.store.pack_format import MOST_DEPTH, FooterRow, RecordHeader
 
 SETTLE_BYTES = 8 << 20
 """Less than that is synced with the last records, in a few milliseconds that ``write_s`` leaves out."""
@@ -38,13 +38,30 @@ class PackSession:
     def __contains__(self, id: bytes) -> bool:
         return id in self._ids
 
-    def add(self, kind: Kind, id: bytes, stored: Any, *, codec: int, raw_length: int, width: int = 1) -> None:
-        """Append a record unless this session has the id already."""
+    def add(
+        self,
+        kind: Kind,
+        id: bytes,
+        stored: Any,
+        *,
+        codec: int,
+        raw_length: int,
+        width: int = 1,
+        depth: int = 0,
+        base: bytes = NO_ID,
+    ) -> None:
+        """Append a record unless this session has the id already.
+
+        ``base``: a chunk, or a recipe, on which the bytes rest. ``depth``: one more than the largest depth of those
+        chunks, as they are stored now; 0 without.
+        """
         if id in self._ids:
             return
+        if not 0 <= depth <= MOST_DEPTH or (depth == 0) != (base == NO_ID):
+            raise ValueError(f"a record of depth {depth} {'without' if base == NO_ID else 'with'} a base")
         checksum = id if kind is Kind.CHUNK and codec == 0 else digest(stored)
         length = len(memoryview(stored).cast("B"))
-        self.copy(RecordHeader(kind, codec, width, 0, length, raw_length, id, NO_ID, checksum), stored)
+        self.copy(RecordHeader(kind, codec, width, depth, length, raw_length, id, base, checksum), stored)
 
     def copy(self, header: RecordHeader, stored: Any) -> None:
         """Append a record as it is; the caller has verified ``stored``."""

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -25,19 +26,20 @@ from ciuic.errors import (
     RepositoryExists,
     StorageError,
 )
-from ciuic.objects.ids import Kind
-from ciuic.store.config import ID_BYTES, Config, encode_config, encode_format, read_config, read_format
+from ciuic.objects.ids import NO_ID, Kind
+from ciuic.store.config import DELTAS, ID_BYTES, Config, Format, encode_config, encode_format, read_config, read_format
 from ciuic.store.footer_index import FooterIndex
 from ciuic.store.fs import LOCAL, FileSystem
-from ciuic.store.index import Index, LogMark, Place
+from ciuic.store.index import Index, IndexRow, LogMark, Place
 from ciuic.store.locks import hold
 from ciuic.store.pack import Pack
-from ciuic.store.pack_format import FooterRow
+from ciuic.store.pack_format import FooterRow, RecordHeader
 from ciuic.store.reflog import CHECKSUM_DIGITS, LogRecord, encode_record
 from ciuic.store.refs import HEADS, TAGS, Refs
 
 if TYPE_CHECKING:
     from ciuic.store.pack_session import PackSession
+    from ciuic.store.resolving import Record
 
 FOLDERS = ("packs", "refs", HEADS.rstrip("/"), TAGS.rstrip("/"), "index", "trash", "quarantine", "tmp")
 FILES = ("lock", "gate", "generation", "config.toml", "format", "HEAD", "prunes")
@@ -54,7 +56,7 @@ class Store:
         self.fs = fs
         check_parts(self.path)
         self._identity = self._seen_identity()
-        self.repository_id = read_format(fs, self.path)
+        self.repository_id, self.features = read_format(fs, self.path)
         self.refs = Refs(fs, self.path, self.join("tmp"))
         self.generation = -1
         self.present: set[str] = set()
@@ -65,6 +67,7 @@ class Store:
         self.index: Index | FooterIndex = FooterIndex()
         self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
         self._open: OrderedDict[str, Pack] = OrderedDict()
+        self._alive: weakref.WeakValueDictionary[str, Pack] = weakref.WeakValueDictionary()  # some reader holds these
         self._open_guard = threading.Lock()
         self._holding = threading.local()
 
@@ -102,7 +105,7 @@ class Store:
         fs.write_file(os.path.join(root, "generation"), b"0\n", temporary)
         descriptor = fs.create(temporary)
         try:
-            fs.write(descriptor, [encode_format(os.urandom(ID_BYTES))], temporary)
+            fs.write(descriptor, [encode_format(Format(os.urandom(ID_BYTES), frozenset((DELTAS,))))], temporary)
             fs.sync(descriptor, temporary)
         finally:
             fs.close(descriptor)
@@ -193,9 +196,10 @@ class Store:
         """What is known of a repository says nothing about one that was made in its place."""
         seen = self._seen_identity()
         if seen != self._identity:
-            if read_format(self.fs, self.path) != self.repository_id:
+            repository_id, features = read_format(self.fs, self.path)
+            if repository_id != self.repository_id:
                 raise NotARepository(f"{self.path} was replaced by another repository. Open it anew.")
-            self._identity = seen
+            self._identity, self.features = seen, features
 
     def refresh(self) -> None:
         """See what other processes did: packs, sweeps, the index."""
@@ -204,6 +208,7 @@ class Store:
         if generation != self.generation:
             with self._open_guard:
                 self._open.clear()
+                self._alive.clear()
             self.generation = generation
             self.refs.named.clear()
             self.damaged_packs = {}
@@ -258,15 +263,15 @@ class Store:
         if missing:
             self.index.update(self.generation, missing)
 
-    def _rows(self, names: Iterable[str]) -> dict[str, Iterable[tuple[bytes, int, int]]]:
-        rows: dict[str, Iterable[tuple[bytes, int, int]]] = {}
+    def _rows(self, names: Iterable[str]) -> dict[str, Iterable[IndexRow]]:
+        rows: dict[str, Iterable[IndexRow]] = {}
         for name in names:
             try:
                 rows[name] = index_rows(self.pack(name).rows)
                 self.damaged_packs.pop(name, None)
             except (DamagedData, StorageError, FileNotFoundError) as error:
                 self.damaged_packs[name] = str(error)
-                self._close(name)
+                self.close_pack(name)
         return rows
 
     # Reading
@@ -278,9 +283,11 @@ class Store:
             if pack is not None:
                 self._open.move_to_end(name)
                 return pack
-        pack = self._new_pack(name)
+            pack = self._alive.get(name)
+        if pack is None:
+            pack = self._new_pack(name)
         with self._open_guard:
-            self._open[name] = pack
+            self._open[name] = self._alive[name] = pack
             while len(self._open) > OPEN_PACKS:
                 self._open.popitem(last=False)
         return pack
@@ -294,10 +301,11 @@ class Store:
     def _new_pack(self, name: str) -> Pack:
         return Pack(self.fs, f"{self.path}/packs/{name}.pack", name, self.repository_id)
 
-    def _close(self, name: str) -> None:
+    def close_pack(self, name: str) -> None:
         """Open the pack anew next time: a damaged one may be replaced by an intact one of its name."""
         with self._open_guard:
             self._open.pop(name, None)
+            self._alive.pop(name, None)
 
     def place(self, id: bytes) -> Place | None:
         """Where the index says that an object stands, if that pack is present."""
@@ -309,13 +317,28 @@ class Store:
 
     def known(self, id: bytes) -> bool:
         """True when the footer of a pack that is present lists the id: a commit may rely on it."""
+        return self.header(id) is not None
+
+    def header(self, id: bytes) -> RecordHeader | None:
+        """The header of the shallowest copy of an object, if a commit may rely on it; None otherwise."""
         place = self.place(id)
         if place is None or place.pack in self.unsure_packs or (place.pack, id) in self.damaged_records:
-            return False
+            return None
         try:
-            return id in self.pack(place.pack).by_id
+            row = self.pack(place.pack).by_id.get(id)
         except (DamagedData, StorageError, FileNotFoundError):
-            return False
+            return None
+        return None if row is None else row.header
+
+    def record(self, id: bytes, known: dict[bytes, Record] | None = None) -> Record:
+        """A chunk's record with all that it rests on, its packs held open. Under the shared lock.
+
+        ``known``: what earlier calls have found, shared between them. MissingObject, DamagedData or StorageError when
+        nothing that the packs list makes it whole; no payload of a chunk is read.
+        """
+        from ciuic.store.resolving import resolve
+
+        return resolve(self, id, {} if known is None else known)
 
     def copies(self, id: bytes) -> Iterator[tuple[Pack, FooterRow]]:
         """Every copy that a readable footer lists, the index's first. Reads all footers: for errors and gc."""
@@ -335,30 +358,39 @@ class Store:
         searched = self.present
         place = self.place(id)
         damage: CiuicError | None = None
+        if place is not None and place.depth:
+            return self._read_chain(id)
         if place is not None:
             try:
                 return self._pack_for(kind, place.pack).raw(place.offset, place.stored_length, id)
             except DamagedData as error:
                 damage = error
                 self.forget(id)
-                self._close(place.pack)
+                self.close_pack(place.pack)
             except StorageError as error:
                 damage = error
             except FileNotFoundError:
                 pass
         for pack, row in self.copies(id):
             try:
+                if row.header.base != NO_ID:
+                    return self._read_chain(id)
                 return pack.raw(row.offset, row.header.stored_length, id)
-            except (DamagedData, StorageError) as error:
+            except (DamagedData, MissingObject, StorageError) as error:
                 damage = damage or error
-                self._close(pack.name)
-        if self._look_again(searched):
+                self.close_pack(pack.name)
+        if self.look_again(searched):
             return self.read(kind, id)
         if damage is not None:
             raise damage
         raise MissingObject(
             f"{kind.name.lower()} {id.hex()[:12]} is in no pack of {self.path}. `ciuic fsck` lists what is lost."
         )
+
+    def _read_chain(self, id: bytes) -> Any:
+        from ciuic.store.chains import read_chunk
+
+        return read_chunk(self, id)
 
     def locate(self, id: bytes) -> tuple[Pack, int, int]:
         """(pack, offset, stored length) of an object; the pack stays readable as long as it is held."""
@@ -371,22 +403,28 @@ class Store:
                 pass
         for pack, row in self.copies(id):
             return pack, row.offset, row.header.stored_length
-        if self._look_again(searched):
+        if self.look_again(searched):
             return self.locate(id)
         raise MissingObject(f"{id.hex()[:12]} is in no pack of {self.path}. `ciuic fsck` lists what is lost.")
 
-    def _look_again(self, searched: set[str]) -> bool:
+    def look_again(self, searched: set[str]) -> bool:
         """True when packs were published since those were searched: commits go on under the shared lock."""
         if self.list_packs() <= searched:
             return False
         self.refresh()
         return True
 
-    def forget(self, id: bytes) -> None:
-        """A damaged record loses its row, so that the next commit stores it again. Best effort beyond this process."""
+    def forget(self, id: bytes, pack: str | None = None) -> None:
+        """A damaged record loses its row, so that the next commit stores it again. Best effort beyond this process.
+
+        ``pack``: where the damaged copy stands, when that is not the copy that the index names.
+        """
         place = self.place(id)
-        if place is not None:
-            self.damaged_records.add((place.pack, id))
+        if pack is not None:
+            self.damaged_records.add((pack, id))
+        if place is None or place.pack != (pack or place.pack):
+            return
+        self.damaged_records.add((place.pack, id))
         with contextlib.suppress(CiuicError, OSError, lmdb.Error):
             self.index.update(self.generation, dropped=[id])
 
@@ -445,5 +483,5 @@ def log_mark(log: str, record: LogRecord) -> LogMark:
     return LogMark(record.sequence, bytes.fromhex(encode_record(log, record)[:CHECKSUM_DIGITS].decode()))
 
 
-def index_rows(rows: Iterable[FooterRow]) -> list[tuple[bytes, int, int]]:
-    return [(row.header.id, row.offset, row.header.stored_length) for row in rows]
+def index_rows(rows: Iterable[FooterRow]) -> list[IndexRow]:
+    return [(header.id, offset, header.stored_length, header.depth) for header, offset in rows]

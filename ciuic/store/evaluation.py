@@ -1,0 +1,217 @@
+"""Raw bytes of records that rest on others: each node of the graph decoded once, bottom up, in few buffers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ciuic.codec import Codec, CodecError, decode_into
+from ciuic.errors import CiuicError, DamagedData, StorageError
+from ciuic.objects.ids import digest
+from ciuic.objects.recipe import SECOND_MOMENT, WEIGHT
+from ciuic.store.resolving import Record
+
+MOST_LIVE_BYTES = 1 << 30
+"""Of intermediates at once. What writers make needs less than ten chunks."""
+KEPT_PAYLOAD = 4 << 20
+IN_PLACE_RULES = (SECOND_MOMENT, WEIGHT)
+"""Their result may take the place of their first base."""
+
+
+class NodeFailed(Exception):
+    """``record`` cannot be decoded, for a reason of its own."""
+
+    def __init__(self, record: Record, error: CiuicError) -> None:
+        super().__init__(str(error))
+        self.record = record
+        self.error = error
+
+
+class WrongId(Exception):
+    """What was asked for decodes to something else, though no checksum said so; which record is at fault is unknown."""
+
+
+class _Payload(threading.local):
+    """Stored bytes on their way, one record's at a time."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+    def room(self, length: int) -> memoryview:
+        if length > KEPT_PAYLOAD:
+            return memoryview(bytearray(length))
+        if len(self.buffer) < length:
+            self.buffer = bytearray(min(KEPT_PAYLOAD, max(length, 2 * len(self.buffer))))
+        return memoryview(self.buffer)[:length]
+
+
+_payload = _Payload()
+
+
+class Evaluation:
+    """One run over the graph below several records. Used by one thread, beside others that have their own."""
+
+    def __init__(self, records: Sequence[Record], outs: Sequence[memoryview | None]) -> None:
+        """``outs``: where each one's raw bytes go; None: nowhere, they are verified only."""
+        self.chosen = _shallowest(records)
+        self.outs: dict[bytes, list[memoryview]] = {}
+        self.asked = {record.header.id for record in records}
+        for record, out in zip(records, outs, strict=True):
+            if out is not None:
+                view = memoryview(out).cast("B")
+                if len(view) != record.header.raw_length:
+                    raise DamagedData(f"{record.where}: a chunk of {record.header.raw_length} bytes, not {len(view)}.")
+                self.outs.setdefault(record.header.id, []).append(view)
+        self.order = list(self._bottom_up(records))
+        self.most_live = 0
+        self._uses = Counter(base for node in self.order for base in self._bases(node))
+        self._homes = {id: views[0] for id, views in self.outs.items()}
+        for node in reversed(self.order):
+            self._settle_below(node)
+        self._values: dict[bytes, memoryview] = {}
+        self._live = 0
+        self._free: dict[int, list[memoryview]] = {}
+
+    def run(self, *, check: bool, check_ids: bool = False) -> None:
+        """Fill the outs. NodeFailed or WrongId. ``check``: stored bytes against their checksums, before they are
+        decoded. ``check_ids``: those of intermediates too."""
+        for node in self.order:
+            id = node.header.id
+            try:
+                value = self._value(node, check)
+            except CodecError as error:
+                raise NodeFailed(node, DamagedData(f"{node.where}: chunk {id.hex()[:12]}: {error}.")) from error
+            except (DamagedData, StorageError) as error:
+                raise NodeFailed(node, error) from error
+            self._values[id] = value
+            if (check_ids or id in self.asked) and digest(value) != id:
+                if check_ids:
+                    raise NodeFailed(node, _made_wrong(node))
+                raise WrongId
+            for other in self.outs.get(id, ())[1:]:
+                other[:] = value
+            for base in self._bases(node):
+                self._uses[base] -= 1
+                if not self._uses[base]:
+                    self._release(base, value)
+            if not self._uses[id]:
+                self._release(id)
+
+    # The plan
+
+    def _bases(self, node: Record) -> set[bytes]:
+        return {base.header.id for base in node.bases}
+
+    def _bottom_up(self, records: Sequence[Record]) -> Iterator[Record]:
+        """Each node after its bases, the first base's line first."""
+        done: set[bytes] = set()
+        for record in records:
+            stack = [self.chosen[record.header.id]]
+            while stack:
+                node = stack[-1]
+                id = node.header.id
+                below = None
+                if id not in done:
+                    below = next((base.header.id for base in node.bases if base.header.id not in done), None)
+                if below is not None:
+                    stack.append(self.chosen[below])
+                    continue
+                stack.pop()
+                if id not in done:
+                    done.add(id)
+                    yield node
+
+    def _settle_below(self, node: Record) -> None:
+        """The first base is made where the node will be, if nobody else needs it: so a chain needs one buffer."""
+        home = self._homes.get(node.header.id)
+        if home is not None and self._may_take_place(node):
+            first = node.bases[0].header
+            if self._uses[first.id] == 1 and first.id not in self._homes and first.raw_length == len(home):
+                self._homes[first.id] = home
+
+    def _may_take_place(self, node: Record) -> bool:
+        """Whether the node's bytes may be made in the memory of its first base."""
+        if node.recipe is None:
+            return bool(node.bases)
+        first, *others = node.recipe.bases
+        return node.recipe.rule in IN_PLACE_RULES and first not in others
+
+    # The work
+
+    def _value(self, node: Record, check: bool) -> memoryview:
+        header = node.header
+        home = self._homes.get(header.id)
+        if not node.bases:
+            out = self._take(header.raw_length) if home is None else home
+            self._read(node, out, check)
+            return out
+        values = [self._values[base.header.id] for base in node.bases]
+        first, first_id = values[0], node.bases[0].header.id
+        free = self._uses[first_id] == 1 and (first_id not in self._homes or first is home)
+        if free and home in (None, first) and len(first) == header.raw_length and self._may_take_place(node):
+            out = first
+        else:
+            out = self._take(header.raw_length) if home is None else home
+        if node.recipe is not None:
+            from ciuic.codec import rules  # numpy
+
+            rules.apply(node.recipe.rule, node.recipe.numbers, values, out)
+        elif out is not first:
+            if len(first) != len(out):
+                raise DamagedData(f"{node.where}: a delta to a base of another length.")
+            out[:] = first
+        if header.codec != Codec.DERIVED:
+            self._read(node, out, check)
+        return out
+
+    def _read(self, node: Record, out: memoryview, check: bool) -> None:
+        """Bring the stored bytes of a record into ``out``, which holds the base or guess if there is one."""
+        header = node.header
+        raw = header.codec == Codec.RAW and header.stored_length == header.raw_length
+        stored = out if raw else _payload.room(header.stored_length)
+        node.pack.read_payload(node, stored)
+        if check and digest(stored) != header.stored_checksum:
+            raise DamagedData(f"{node.where}: chunk {header.id.hex()[:12]} does not match its checksum.")
+        if not raw:
+            decode_into(header.codec, stored, out, header.width)
+
+    # Buffers
+
+    def _take(self, length: int) -> memoryview:
+        free = self._free.get(length)
+        if free:
+            return free.pop()
+        self._live += length
+        self.most_live = max(self.most_live, self._live)
+        if self._live > MOST_LIVE_BYTES:
+            raise DamagedData(f"more than {MOST_LIVE_BYTES >> 20} MiB of chunks rest on each other at once.")
+        return memoryview(bytearray(length))
+
+    def _release(self, id: bytes, taken: memoryview | None = None) -> None:
+        """Nobody needs it any more; ``taken``: memory that holds something else by now."""
+        value = self._values.pop(id, None)
+        if value is not None and value is not taken and id not in self._homes:
+            self._free.setdefault(len(value), []).append(value)
+
+
+def _shallowest(records: Sequence[Record]) -> dict[bytes, Record]:
+    """One copy of each chunk of the graph: a shallower one serves whoever a deeper one serves."""
+    chosen: dict[bytes, Record] = {}
+    stack = list(records)
+    while stack:
+        record = stack.pop()
+        other = chosen.get(record.header.id)
+        if other is None or record.header.depth < other.header.depth:
+            chosen[record.header.id] = record
+            stack += record.bases
+    return chosen
+
+
+def _made_wrong(node: Record) -> DamagedData:
+    bases = ", ".join(base.header.id.hex()[:12] for base in node.bases)
+    return DamagedData(
+        f"{node.where}: chunk {node.header.id.hex()[:12]} does not match its id, though its stored bytes match their "
+        f"checksum{f' and the chunks it rests on ({bases}) are right' if bases else ''}: the writer or its memory was "
+        "at fault, not the disk. Run `ciuic fsck --read-data`."
+    )

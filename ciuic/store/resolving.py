@@ -1,0 +1,204 @@
+"""A chunk's record with all that it rests on: from footers and recipes, reading no payload of a chunk.
+
+Whatever a repository lists, this ends: a base is taken in a copy of smaller depth only, and depths end at 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ciuic.codec import Codec
+from ciuic.errors import CiuicError, DamagedData, MissingObject, StorageError
+from ciuic.objects.encoding import EncodingError
+from ciuic.objects.ids import NO_ID, Kind
+from ciuic.objects.recipe import Recipe, decode_recipe
+from ciuic.store.pack import Pack
+from ciuic.store.pack_format import MOST_DEPTH, FooterRow, RecordHeader
+
+if TYPE_CHECKING:
+    from ciuic.store.store import Store
+
+MOST_NODES = 100_000
+"""Copies that are looked at for one chunk: far above what a writer makes (some 1,000 at the largest depth)."""
+ANY_DEPTH = MOST_DEPTH + 1
+RULED = (Codec.DERIVED, Codec.PREDICTED)
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One copy of a chunk, and copies of its bases, in the order of the rule; never changed. Holds its pack open."""
+
+    store: Store
+    pack: Pack
+    offset: int
+    header: RecordHeader
+    recipe: Recipe | None
+    bases: tuple[Record, ...]
+
+    @property
+    def where(self) -> str:
+        return f"{self.pack.path} at offset {self.offset}"
+
+
+def resolve(
+    store: Store, id: bytes, known: dict[bytes, Record], avoid: Collection[tuple[str, bytes]] = frozenset()
+) -> Record:
+    """The record of a chunk; see Store.record. ``avoid``: (pack, id) of copies that are not to be used."""
+    while True:
+        searched = store.present
+        try:
+            return _Resolver(store, known, avoid).run(id)
+        except MissingObject:
+            if not store.look_again(searched):
+                raise
+
+
+Search = Generator[tuple[bytes, RecordHeader], "Record", "Record"]
+"""Asks for bases by (id, header of what rests on it)."""
+
+
+class _Resolver:
+    def __init__(self, store: Store, known: dict[bytes, Record], avoid: Collection[tuple[str, bytes]]) -> None:
+        self.store = store
+        self.known = known
+        self.avoid = avoid
+        self._nodes = 0
+        self._lost: dict[bytes, tuple[int, CiuicError]] = {}
+        """Id → the largest depth of what rests on it for which no copy served, and why."""
+
+    def run(self, id: bytes) -> Record:
+        found: Record | None = self.known.get(id)
+        if found is not None:
+            return found
+        searches = [self._search(id, None)]
+        problem: CiuicError | None = None
+        while searches:
+            try:
+                if problem is not None:
+                    wanted = searches[-1].throw(problem)
+                else:
+                    wanted = searches[-1].send(found)  # type: ignore[arg-type]  # None starts a search
+            except StopIteration as end:
+                searches.pop()
+                found, problem = end.value, None
+            except (DamagedData, MissingObject, StorageError) as error:
+                searches.pop()
+                problem = error
+            else:
+                found, problem = None, None
+                below, why = self._lost.get(wanted[0], (-1, None))
+                if wanted[1].depth <= below:
+                    problem = why
+                else:
+                    searches.append(self._search(*wanted))
+        if problem is not None:
+            raise problem
+        assert found is not None
+        return found
+
+    def _search(self, id: bytes, above: RecordHeader | None) -> Search:
+        """The first copy whose bases are there, and less deep than ``above``, the header of what rests on it."""
+        below = ANY_DEPTH if above is None else above.depth
+        problem: CiuicError | None = None
+        for pack, row in self._copies(id):
+            header = row.header
+            self._nodes += 1
+            if self._nodes > MOST_NODES:
+                raise DamagedData(
+                    f"chunk {id.hex()[:12]} rests on more than {MOST_NODES} records, which no writer makes."
+                )
+            try:
+                if header.depth >= below:
+                    raise DamagedData(
+                        f"{pack.path} at offset {row.offset}: chunk {id.hex()[:12]} has depth {header.depth}, and what "
+                        f"rests on it only {below}. Run `ciuic fsck`."
+                    )
+                recipe, ids = self._rests_on(pack, row)
+                bases: list[Record] = []
+                for base in ids:
+                    there = self.known.get(base)
+                    if there is None or there.header.depth >= header.depth:
+                        there = yield base, header
+                    bases.append(there)
+                if header.codec == Codec.DELTA and bases[0].header.raw_length != header.raw_length:
+                    raise DamagedData(f"{pack.path} at offset {row.offset}: a delta to a base of another length.")
+            except (DamagedData, MissingObject, StorageError) as error:
+                problem = problem or error
+                continue
+            record = Record(self.store, pack, row.offset, header, recipe, tuple(bases))
+            other = self.known.get(id)
+            if other is None or header.depth < other.header.depth:
+                self.known[id] = record
+            return record
+        if problem is None:
+            needs = "" if above is None else f", on which chunk {above.id.hex()[:12]} rests,"
+            problem = MissingObject(
+                f"chunk {id.hex()[:12]}{needs} is in no pack of {self.store.path}. `ciuic fsck` lists what is lost."
+            )
+        self._lost[id] = below, problem
+        raise problem
+
+    def _copies(self, id: bytes) -> Iterator[tuple[Pack, FooterRow]]:
+        """Copies to try: the index's, which is the shallowest, then the others, those found damaged before last."""
+        store = self.store
+        first = ""
+        place = store.place(id)
+        if place is not None and not self._doubted(place.pack, id):
+            try:
+                pack = store.pack(place.pack)
+                row = pack.by_id.get(id)
+            except (DamagedData, StorageError, FileNotFoundError):
+                row = None
+            if row is not None:
+                first = place.pack
+                yield pack, row
+        others = [copy for copy in store.copies(id) if copy[0].name != first and (copy[0].name, id) not in self.avoid]
+        others.sort(key=lambda copy: ((copy[0].name, id) in store.damaged_records, copy[1].header.depth))
+        yield from others
+
+    def _doubted(self, pack: str, id: bytes) -> bool:
+        return (pack, id) in self.avoid or (pack, id) in self.store.damaged_records
+
+    def _rests_on(self, pack: Pack, row: FooterRow) -> tuple[Recipe | None, tuple[bytes, ...]]:
+        header = row.header
+        problem = ""
+        if header.kind is not Kind.CHUNK:
+            problem = f"a {header.kind.name.lower()}"
+        elif header.base == NO_ID:
+            if header.depth:
+                problem = f"a chunk of depth {header.depth} without a base"
+            elif header.codec == Codec.DELTA or header.codec in RULED:
+                problem = f"a chunk of codec {header.codec} without a base"
+        elif not header.depth:
+            problem = "a chunk with a base, and of depth 0"
+        elif header.codec != Codec.DELTA and header.codec not in RULED:
+            problem = f"a chunk of codec {header.codec} with a base"
+        elif header.codec == Codec.DERIVED and header.stored_length:
+            problem = "a derived chunk with stored bytes"
+        if problem:
+            where = f"{pack.path} at offset {row.offset}"
+            raise DamagedData(f"{where}: {problem}, which no writer makes ({header.id.hex()[:12]}). Run `ciuic fsck`.")
+        if header.base == NO_ID:
+            return None, ()
+        if header.codec == Codec.DELTA:
+            return None, (header.base,)
+        recipe = self._recipe(pack, header.base)
+        return recipe, recipe.bases
+
+    def _recipe(self, pack: Pack, id: bytes) -> Recipe:
+        """Mostly in the same pack as what it makes."""
+        row = pack.by_id.get(id)
+        raw = None
+        if row is not None and not self._doubted(pack.name, id):
+            try:
+                raw = pack.raw(row.offset, row.header.stored_length, id)
+            except (DamagedData, StorageError):
+                self.store.forget(id, pack.name)
+        if raw is None:
+            raw = self.store.read(Kind.RECIPE, id)
+        try:
+            return decode_recipe(bytes(raw))
+        except EncodingError as error:
+            raise DamagedData(f"recipe {id.hex()[:12]}: {error}. Run `ciuic fsck`.") from error

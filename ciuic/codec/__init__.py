@@ -65,23 +65,29 @@ def encode(
     nor anything that leaves more than ``worth_it``. ``check``: what was entropy-coded is decoded and compared.
     """
     view = memoryview(raw).cast("B")
+    if base is not None:
+        base = memoryview(base).cast("B")
+        assert len(base) == len(view), "a base has the length of the raw bytes"
     if len(view) < SMALL:
         return _zstd(view, raw, worth_it)
     from ciuic.codec import choice, planes
 
     width = min(width, 8)
-    earlier = None if base is None else memoryview(base).cast("B")
-    found, alone = choice.choose(view, width, earlier, min(most_ratio, worth_it), CLEARLY)
-    if found is not None:
-        stored, check_s = planes.encode(view, width, found, earlier, check)
-        if len(stored) <= min(most_ratio, worth_it) * len(view):
-            return Encoded(Codec.DELTA, stored, check_s)
-    if _sample_ratio(view) < min(alone.ratio, worth_it):
+    if base is None:
+        plan = choice.alone(view, width)
+    else:
+        plan, delta = choice.either(view, base, width)
+        most = min(most_ratio, worth_it)
+        if delta.ratio <= min(most, CLEARLY * plan.ratio):
+            stored, check_s = planes.encode(view, width, delta, base, check)
+            if len(stored) <= most * len(view):
+                return Encoded(Codec.DELTA, stored, check_s)
+    if _sample_ratio(view) < min(plan.ratio, worth_it):
         whole = _zstd(view, raw, worth_it)
-        if len(whole.stored) <= alone.ratio * len(view):
+        if len(whole.stored) <= plan.ratio * len(view):
             return whole
-    if alone.ratio <= worth_it:
-        stored, check_s = planes.encode(view, width, alone, None, check)
+    if plan.ratio <= worth_it:
+        stored, check_s = planes.encode(view, width, plan, None, check)
         if len(stored) <= worth_it * len(view):
             return Encoded(Codec.PLANES, stored, check_s)
     return Encoded(Codec.RAW, raw, 0.0)
@@ -93,7 +99,7 @@ def encode_residual(raw: Any, guess: Any, width: int, *, check: bool = True) -> 
 
     view, guessed = memoryview(raw).cast("B"), memoryview(guess).cast("B")
     width = min(width, 8)
-    stored, check_s = planes.encode(view, width, choice.residual(view, guessed, width), guessed, check)
+    stored, check_s = planes.encode(view, width, choice.difference(view, guessed, width), guessed, check)
     return Encoded(Codec.PREDICTED, stored, check_s)
 
 

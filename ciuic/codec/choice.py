@@ -1,85 +1,168 @@
-"""Which codec suits a chunk, judged by the entropy of the bytes of a few thousand of its elements."""
+"""How to take a chunk apart, judged by the bytes of a few thousand of its elements."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ciuic.codec import planes
-from ciuic.codec.planes import CONSTANT, NONE, RAW, ROTATED, ZIGZAG, ZSTD
+from ciuic.codec.transforms import NONE, ROTATED, ZIGZAG, Elements, elements_of, transformed
 
+RAW, ZSTD, CONSTANT, SPLIT = 0, 1, 2, 3
 ELEMENTS = 2048
 """Elements of a sample: the entropy of a byte is then known to about 0.03 of its 8 bits."""
-PLANE_WORTH_IT = 0.965
-OVERHEAD = 0.004
-HALF_LOG2_E = 0.7213475204444817
+PLANE_WORTH_IT = 0.96
+"""What a plane has to leave at most: below, its gain is lost in the noise and its time is not."""
+ROTATION_GAINS = 0.99
+"""Rotating takes three passes over the elements, and what it leaves codes more slowly."""
+SKEWED = 0.4
+"""Share of its bits that a plane may have for ``SPLIT``; above, Huffman codes are as small and as fast."""
+MOSTLY = 0.75
+"""Share of the elements that have one value, for codes of one bit."""
+HALF = 0.5
+"""Share of the elements that have one of three neighbouring values, for codes of two bits."""
+HEADER = 32
+LOG2_E = 1.4426950408889634
+
+
+class Group(NamedTuple):
+    """``size`` bytes of every element, from byte ``place`` on. ``bits`` and ``centre`` are those of SPLIT."""
+
+    place: int
+    size: int
+    method: int
+    bits: int = 0
+    centre: int = 0
 
 
 class Plan(NamedTuple):
-    """How to code a chunk. ``ratio``: stored to raw bytes, as far as the sample says."""
+    """``ratio``: stored to raw bytes, as far as the sample says."""
 
     transform: int
-    methods: tuple[int, ...]
+    groups: tuple[Group, ...]
     ratio: float
 
 
-_XLOG2X = np.zeros(ELEMENTS * 2 + 1)
-_XLOG2X[1:] = np.arange(1, ELEMENTS * 2 + 1) * np.log2(np.arange(1, ELEMENTS * 2 + 1))
+_XLOG2X = np.concatenate([[0.0], np.arange(1, 2 * ELEMENTS + 1) * np.log2(np.arange(1, 2 * ELEMENTS + 1))])
 
 
-def choose(
-    raw: memoryview, width: int, base: memoryview | None, most_ratio: float, clearly: float
-) -> tuple[Plan | None, Plan]:
-    """The plan of a delta, if one is worth it, and the better one of a chunk alone."""
-    elements = _sampled(raw, width)
-    candidates = [elements, planes.rotated(elements)] if width > 1 else [elements]
-    if base is not None:
-        candidates.append(planes.zigzag(elements - _sampled(base, width)))
-    transforms = (NONE, ROTATED)[: 1 + (width > 1)]
-    plans = _plans(candidates, (*transforms, ZIGZAG), len(raw))
-    alone = min(plans[: len(transforms)], key=lambda plan: plan.ratio)
-    if base is None:
-        return None, alone
-    delta = plans[-1]
-    worth = delta.ratio <= most_ratio and delta.ratio <= clearly * alone.ratio
-    return (delta if worth else None), alone
+def alone(raw: Any, width: int) -> Plan:
+    """Without a base: as they are, or rotated."""
+    return _alone(_sample(elements_of(raw, width)), len(raw))
 
 
-def residual(raw: memoryview, guess: memoryview, width: int) -> Plan:
-    elements = _sampled(raw, width)
-    return _plans([planes.zigzag(elements - _sampled(guess, width))], (ZIGZAG,), len(raw))[0]
+def either(raw: Any, base: Any, width: int) -> tuple[Plan, Plan]:
+    """Without a base, and as a difference to it."""
+    x, y = elements_of(raw, width), elements_of(base, width)
+    sample = _sample(x)
+    return _alone(sample, len(raw)), _difference(sample, _sample(y), len(raw))
 
 
-def _sampled(view: memoryview, width: int) -> Any:
-    elements = planes.elements_of(view, width)
-    step = len(elements) // ELEMENTS | 1  # odd: in step with no row length that is a power of two
-    return elements[::step]
+def difference(raw: Any, base: Any, width: int) -> Plan:
+    return _difference(_sample(elements_of(raw, width)), _sample(elements_of(base, width)), len(raw))
 
 
-def _plans(samples: list[Any], transforms: tuple[int, ...], length: int) -> list[Plan]:
-    count, width = len(samples[0]), samples[0].itemsize
-    columns = len(samples) * width
-    if count == 0:
-        return [Plan(transform, (RAW,) * width, 1.0) for transform in transforms[: len(samples)]]
-    index = np.empty((count, columns), np.intp)
-    for number, sample in enumerate(samples):
-        part = index[:, number * width : (number + 1) * width]
-        np.copyto(part, np.ascontiguousarray(sample).view(np.uint8).reshape(count, width))
-    index += np.arange(0, 256 * columns, 256)
-    counts = np.bincount(index.ravel(), minlength=256 * columns).reshape(columns, 256)
-    entropy = np.log2(count) - _XLOG2X[counts].sum(1) / count
-    entropy += (np.count_nonzero(counts, 1) - 1) * (HALF_LOG2_E / count)  # a sample shows too little of it
-    ratios = (entropy / 8 + OVERHEAD).tolist()
-    plans = []
-    for number in range(len(samples)):
-        own = ratios[number * width : (number + 1) * width]
-        methods = tuple(CONSTANT if ratio <= OVERHEAD else ZSTD if ratio <= PLANE_WORTH_IT else RAW for ratio in own)
-        kept = sum(min(ratio, 1.0) if method != RAW else 1.0 for ratio, method in zip(own, methods, strict=True))
-        body = count_bytes(length, width)
-        plans.append(Plan(transforms[number], methods, (kept / width * body + length - body + 16) / length))
-    return plans
+def rest(x: Elements) -> Plan:
+    """For what a split left over."""
+    return _plan(_Counts([_sample(x)]), 0, NONE, x.nbytes)
 
 
-def count_bytes(length: int, width: int) -> int:
-    return length - length % width
+def _alone(sample: Elements, length: int) -> Plan:
+    if sample.itemsize == 1:
+        return _plan(_Counts([sample]), 0, NONE, length)
+    counts = _Counts([sample, transformed(ROTATED, sample, None)])
+    rotate = counts.ratio(1) < ROTATION_GAINS * counts.ratio(0)
+    return _plan(counts, int(rotate), ROTATED if rotate else NONE, length)
+
+
+def _difference(sample: Elements, base: Elements, length: int) -> Plan:
+    z = transformed(ZIGZAG, sample, base)
+    plan = _plan(_Counts([z]), 0, ZIGZAG, length)
+    if z.itemsize == 1 or not len(z):
+        return plan
+    few = np.count_nonzero(z < ESCAPED) / len(z)
+    none = np.count_nonzero(z == 0) / len(z)
+    if none >= MOSTLY or few >= MOSTLY:
+        bits = 1 if none >= MOSTLY else 2
+        return plan._replace(groups=(Group(0, z.itemsize, SPLIT, bits, 0),))
+    return plan
+
+
+ESCAPED = 3
+
+
+def _sample(x: Elements) -> Elements:
+    """Some of ``x``, from all over."""
+    step = len(x) // ELEMENTS | 1  # odd: in step with no row length that is a power of two
+    return np.ascontiguousarray(x[::step])
+
+
+class _Counts:
+    """How often each byte has each value, in samples of one length and dtype."""
+
+    def __init__(self, samples: Sequence[Elements]) -> None:
+        self.width = samples[0].itemsize
+        self.count = len(samples[0])
+        columns = len(samples) * self.width
+        index = np.empty((self.count, columns), np.intp)
+        for number, sample in enumerate(samples):
+            part = index[:, number * self.width : (number + 1) * self.width]
+            np.copyto(part, sample.view(np.uint8).reshape(self.count, self.width))
+        index += np.arange(0, 256 * columns, 256)
+        self.counts = np.bincount(index.ravel(), minlength=256 * columns).reshape(columns, 256)
+        if self.count:
+            entropy = np.log2(self.count) - _XLOG2X[self.counts].sum(1) / self.count
+            # Miller and Madow: a sample shows too little of it.
+            entropy += (np.count_nonzero(self.counts, 1) - 1) * (LOG2_E / 2 / self.count)
+            self.ratios = np.minimum(entropy / 8, 1).tolist()
+        else:
+            self.ratios = [1.0] * columns
+
+    def ratio(self, number: int) -> float:
+        own = self.ratios[number * self.width : (number + 1) * self.width]
+        return sum(each if each <= PLANE_WORTH_IT else 1.0 for each in own) / self.width
+
+    def group(self, number: int, place: int) -> Group:
+        column = number * self.width + place
+        ratio = self.ratios[column]
+        if ratio > PLANE_WORTH_IT:
+            return Group(place, 1, RAW)
+        if ratio > SKEWED:
+            return Group(place, 1, ZSTD)
+        counts = self.counts[column]
+        mode = int(counts.argmax())
+        if counts[mode] == self.count:
+            return Group(place, 1, CONSTANT, 1, mode)
+        if counts[mode] >= MOSTLY * self.count:
+            return Group(place, 1, SPLIT, 1, mode)
+        three = counts + np.roll(counts, -1) + np.roll(counts, -2)
+        centre = int(three.argmax())
+        if three[centre] >= HALF * self.count:
+            return Group(place, 1, SPLIT, 2, centre)
+        return Group(place, 1, ZSTD)
+
+
+def _plan(counts: _Counts, number: int, transform: int, length: int) -> Plan:
+    width = counts.width
+    groups = _merged([counts.group(number, place) for place in range(width)])
+    body = length - length % width
+    return Plan(transform, groups, (counts.ratio(number) * body + length - body + HEADER) / max(length, 1))
+
+
+def _merged(bytes_: list[Group]) -> tuple[Group, ...]:
+    """Neighbours that are kept alike become one group, which begins at a multiple of its size."""
+    groups: list[Group] = []
+    place = 0
+    while place < len(bytes_):
+        size, method = 1, bytes_[place].method
+        while (
+            method in (RAW, CONSTANT)
+            and place % (2 * size) == 0
+            and [each.method for each in bytes_[place : place + 2 * size]] == [method] * (2 * size)
+        ):
+            size *= 2
+        centre = sum(each.centre << 8 * byte for byte, each in enumerate(bytes_[place : place + size]))
+        groups.append(Group(place, size, method, bytes_[place].bits, centre))
+        place += size
+    return tuple(groups)

@@ -1,0 +1,78 @@
+"""What is done to whole elements before they are taken apart, and this thread's memory to do it in.
+
+Elements are unsigned integers of 1, 2, 4 or 8 bytes; arithmetic is modulo 2^(8·width).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+NONE, ROTATED, ZIGZAG = 0, 1, 2
+KEPT = 4 << 20
+"""Bytes of scratch that a thread keeps for each purpose; what is larger is allocated for one chunk."""
+
+Elements = np.ndarray[Any, np.dtype[Any]]
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[str, Elements] = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(purpose: str, count: int, width: int = 1) -> Elements:
+    """``count`` elements with anything in them, this thread's until it asks for the same ``purpose`` again."""
+    nbytes = count * width
+    if nbytes > KEPT:
+        return np.empty(count, f"<u{width}")
+    buffers = _scratch.buffers
+    kept = buffers.get(purpose)
+    if kept is None or len(kept) < nbytes:
+        kept = buffers[purpose] = np.empty(-(-nbytes // 4096) * 4096, np.uint8)
+    return kept[:nbytes].view(f"<u{width}")
+
+
+def elements_of(buffer: Any, width: int) -> Elements:
+    """The whole elements of a buffer, in place."""
+    return np.frombuffer(buffer, f"<u{width}", len(buffer) // width)
+
+
+def transformed(transform: int, x: Elements, base: Elements | None) -> Elements:
+    """``x`` itself or a contiguous array of scratch, of the same length."""
+    if transform == NONE:
+        return x
+    top = x.dtype.type(8 * x.itemsize - 1)
+    z, other = scratch("elements", len(x), x.itemsize), scratch("other", len(x), x.itemsize)
+    if transform == ROTATED:
+        np.right_shift(x, top, out=other)
+        np.add(x, x, out=z)
+        np.bitwise_or(z, other, out=z)
+        return z
+    assert base is not None, "a difference is one to something"
+    signed = f"<i{x.itemsize}"
+    np.subtract(x, base, out=z)
+    np.right_shift(z.view(signed), top.astype(signed), out=other.view(signed))
+    np.add(z, z, out=z)
+    np.bitwise_xor(z, other, out=z)
+    return z
+
+
+def restore(transform: int, z: Elements, out: Elements) -> None:
+    """What ``transformed`` made back into ``out``, which holds the base of a difference. ``z`` is spent."""
+    one = z.dtype.type(1)
+    other = scratch("other", len(z), z.itemsize)
+    if transform == ROTATED:
+        np.left_shift(z, z.dtype.type(8 * z.itemsize - 1), out=other)
+        np.right_shift(z, one, out=z)
+        np.bitwise_or(z, other, out=out)
+    else:
+        np.bitwise_and(z, one, out=other)
+        np.negative(other, out=other)
+        np.right_shift(z, one, out=z)
+        np.bitwise_xor(z, other, out=z)
+        np.add(out, z, out=out)

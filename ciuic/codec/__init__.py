@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-SAMPLE_LENGTH = 16 * 1024
+SAMPLE_LENGTH = 8 * 1024
 SAMPLE_PIECES = 16
 GOLDEN = 0x9E3779B1  # of 2^32: its multiples are spread evenly, and in step with no row length
 WORTH_IT = 0.97
@@ -73,15 +73,14 @@ def encode(
     from ciuic.codec import choice, planes
 
     width = min(width, 8)
-    if base is None:
-        plan = choice.alone(view, width)
-    else:
-        plan, delta = choice.either(view, base, width)
+    if base is not None:
+        ratio, delta = choice.either(view, base, width)
         most = min(most_ratio, worth_it)
-        if delta.ratio <= min(most, CLEARLY * plan.ratio):
+        if delta.ratio <= min(most, CLEARLY * ratio):
             stored, check_s = planes.encode(view, width, delta, base, check)
             if len(stored) <= most * len(view):
                 return Encoded(Codec.DELTA, stored, check_s)
+    plan = choice.alone(view, width)
     if _sample_ratio(view) < min(plan.ratio, worth_it):
         whole = _zstd(view, raw, worth_it)
         if len(whole.stored) <= plan.ratio * len(view):
@@ -138,7 +137,7 @@ def decode(codec: int, stored: Any, raw_length: int, width: int = 1) -> Any:
 def _zstd(view: memoryview, raw: Any, worth_it: float) -> Encoded:
     from ciuic.codec import zstd
 
-    if len(view) > 4 * SAMPLE_LENGTH and _sample_ratio(view) > worth_it:
+    if len(view) > 8 * SAMPLE_LENGTH and _sample_ratio(view) > worth_it:
         return Encoded(Codec.RAW, raw, 0.0)
     stored = zstd.compress(view)
     return Encoded(Codec.ZSTD, stored, 0.0) if len(stored) <= worth_it * len(view) else Encoded(Codec.RAW, raw, 0.0)

@@ -10,7 +10,7 @@ import numpy as np
 from ciuic.codec.transforms import NONE, ROTATED, ZIGZAG, Elements, elements_of, transformed
 
 RAW, ZSTD, CONSTANT, SPLIT = 0, 1, 2, 3
-ELEMENTS = 2048
+ELEMENTS = 1536
 """Elements of a sample: the entropy of a byte is then known to about 0.03 of its 8 bits."""
 PLANE_WORTH_IT = 0.96
 """What a plane has to leave at most: below, its gain is lost in the noise and its time is not."""
@@ -22,6 +22,8 @@ MOSTLY = 0.75
 """Share of the elements that have one value, for codes of one bit."""
 HALF = 0.5
 """Share of the elements that have one of three neighbouring values, for codes of two bits."""
+FEW = 4096
+"""Bytes of a rest that are coded without a look at them."""
 HEADER = 32
 LOG2_E = 1.4426950408889634
 
@@ -44,52 +46,53 @@ class Plan(NamedTuple):
     ratio: float
 
 
-_XLOG2X = np.concatenate([[0.0], np.arange(1, 2 * ELEMENTS + 1) * np.log2(np.arange(1, 2 * ELEMENTS + 1))])
+def _terms() -> Elements:
+    """By count c: c·log2(c), less the share of a value that occurs in the bias of a sample's entropy (Miller, Madow)."""
+    counts = np.arange(1, 2 * ELEMENTS + 1)
+    return np.concatenate([[0.0], counts * np.log2(counts) - LOG2_E / 2])
+
+
+_TERMS = _terms()
+
+
+def either(raw: Any, base: Any, width: int) -> tuple[float, Plan]:
+    """What is left of the bytes alone and as they are, about; the plan as a difference to ``base``."""
+    sample = _sample(elements_of(raw, width))
+    z = transformed(ZIGZAG, sample, _sample(elements_of(base, width)))
+    counts = _Counts([sample, z])
+    return counts.ratio(0), _difference(counts, 1, z, len(raw))
 
 
 def alone(raw: Any, width: int) -> Plan:
     """Without a base: as they are, or rotated."""
-    return _alone(_sample(elements_of(raw, width)), len(raw))
-
-
-def either(raw: Any, base: Any, width: int) -> tuple[Plan, Plan]:
-    """Without a base, and as a difference to it."""
-    x, y = elements_of(raw, width), elements_of(base, width)
-    sample = _sample(x)
-    return _alone(sample, len(raw)), _difference(sample, _sample(y), len(raw))
+    sample = _sample(elements_of(raw, width))
+    if width == 1:
+        return _plan(_Counts([sample]), 0, NONE, len(raw))
+    counts = _Counts([sample, transformed(ROTATED, sample, None)])
+    rotate = counts.ratio(1) < ROTATION_GAINS * counts.ratio(0)
+    return _plan(counts, int(rotate), ROTATED if rotate else NONE, len(raw))
 
 
 def difference(raw: Any, base: Any, width: int) -> Plan:
-    return _difference(_sample(elements_of(raw, width)), _sample(elements_of(base, width)), len(raw))
+    z = transformed(ZIGZAG, _sample(elements_of(raw, width)), _sample(elements_of(base, width)))
+    return _difference(_Counts([z]), 0, z, len(raw))
 
 
 def rest(x: Elements) -> Plan:
     """For what a split left over."""
+    if x.nbytes < FEW:
+        return Plan(NONE, (Group(0, x.itemsize, ZSTD),), 1.0)
     return _plan(_Counts([_sample(x)]), 0, NONE, x.nbytes)
 
 
-def _alone(sample: Elements, length: int) -> Plan:
-    if sample.itemsize == 1:
-        return _plan(_Counts([sample]), 0, NONE, length)
-    counts = _Counts([sample, transformed(ROTATED, sample, None)])
-    rotate = counts.ratio(1) < ROTATION_GAINS * counts.ratio(0)
-    return _plan(counts, int(rotate), ROTATED if rotate else NONE, length)
-
-
-def _difference(sample: Elements, base: Elements, length: int) -> Plan:
-    z = transformed(ZIGZAG, sample, base)
-    plan = _plan(_Counts([z]), 0, ZIGZAG, length)
-    if z.itemsize == 1 or not len(z):
+def _difference(counts: _Counts, number: int, z: Elements, length: int) -> Plan:
+    plan = _plan(counts, number, ZIGZAG, length)
+    if z.itemsize == 1 or not len(z) or plan.groups[0].method == CONSTANT:
         return plan
-    few = np.count_nonzero(z < ESCAPED) / len(z)
-    none = np.count_nonzero(z == 0) / len(z)
-    if none >= MOSTLY or few >= MOSTLY:
-        bits = 1 if none >= MOSTLY else 2
-        return plan._replace(groups=(Group(0, z.itemsize, SPLIT, bits, 0),))
+    for bits, codes in ((1, 1), (2, 3)):
+        if np.count_nonzero(z < codes) >= MOSTLY * len(z):
+            return plan._replace(groups=(Group(0, z.itemsize, SPLIT, bits, 0),))
     return plan
-
-
-ESCAPED = 3
 
 
 def _sample(x: Elements) -> Elements:
@@ -111,13 +114,9 @@ class _Counts:
             np.copyto(part, sample.view(np.uint8).reshape(self.count, self.width))
         index += np.arange(0, 256 * columns, 256)
         self.counts = np.bincount(index.ravel(), minlength=256 * columns).reshape(columns, 256)
-        if self.count:
-            entropy = np.log2(self.count) - _XLOG2X[self.counts].sum(1) / self.count
-            # Miller and Madow: a sample shows too little of it.
-            entropy += (np.count_nonzero(self.counts, 1) - 1) * (LOG2_E / 2 / self.count)
-            self.ratios = np.minimum(entropy / 8, 1).tolist()
-        else:
-            self.ratios = [1.0] * columns
+        count = max(self.count, 1)
+        entropy = np.log2(count) - (_TERMS.take(self.counts).sum(1) + LOG2_E / 2) / count
+        self.ratios = [min(each / 8, 1.0) for each in entropy.tolist()] if self.count else [1.0] * columns
 
     def ratio(self, number: int) -> float:
         own = self.ratios[number * self.width : (number + 1) * self.width]
@@ -126,17 +125,15 @@ class _Counts:
     def group(self, number: int, place: int) -> Group:
         column = number * self.width + place
         ratio = self.ratios[column]
-        if ratio > PLANE_WORTH_IT:
-            return Group(place, 1, RAW)
         if ratio > SKEWED:
-            return Group(place, 1, ZSTD)
+            return Group(place, 1, RAW if ratio > PLANE_WORTH_IT else ZSTD)
         counts = self.counts[column]
         mode = int(counts.argmax())
         if counts[mode] == self.count:
             return Group(place, 1, CONSTANT, 1, mode)
         if counts[mode] >= MOSTLY * self.count:
             return Group(place, 1, SPLIT, 1, mode)
-        three = counts + np.roll(counts, -1) + np.roll(counts, -2)
+        three = counts[:-2] + counts[1:-1] + counts[2:]
         centre = int(three.argmax())
         if three[centre] >= HALF * self.count:
             return Group(place, 1, SPLIT, 2, centre)

@@ -12,6 +12,7 @@ Codes fill bytes from the lowest bit up; the last byte is filled with zeros.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -58,25 +59,32 @@ def split(x: Elements, bits: int, centre: int) -> tuple[Elements, Elements]:
     return packed, _marked(escaped, x)
 
 
-def joined(codes: Elements, bits: int, centre: int, count: int, width: int) -> tuple[Elements, Elements]:
-    """``count`` elements with anything for the rest, as scratch, and which are the rest: bool, of a multiple of 8."""
+def joined(codes: Elements, bits: int, centre: int, count: int, width: int, depth: int) -> tuple[Elements, Elements]:
+    """``count`` elements with anything for the rest, and which are the rest: bool, of a multiple of 8. Scratch of
+    ``depth``."""
     kind = np.dtype(f"<u{width}")
     whole = -(-count // 8) * 8
     if bits == 1:
-        x = scratch("joined", count, width)
+        x = scratch(f"joined {depth}", count, width)
         x.fill(centre)
         escaped = np.unpackbits(codes, bitorder="little").view(bool)
         escaped[count:] = False
         return x, escaped
-    numbers = np.arange(256)
-    table = (centre + np.stack([numbers >> shift & ESCAPE for shift in (0, 2, 4, 6)], 1).astype("<u8")).astype(kind)
-    x = scratch("joined", 4 * len(codes), width)
-    np.take(table, codes, axis=0, out=x.reshape(-1, 4), mode="clip")
+    x = scratch(f"joined {depth}", 4 * len(codes), width)
+    np.take(_fours(centre, width), codes, axis=0, out=x.reshape(-1, 4), mode="clip")
     x = x[:count]
-    escaped = scratch("marks", whole).view(bool)
+    escaped = scratch(f"marks {depth}", whole).view(bool)
     escaped[count:] = False
     np.equal(x, kind.type(centre + ESCAPE & (1 << 8 * width) - 1), out=escaped[:count])
     return x, escaped
+
+
+@functools.lru_cache(64)
+def _fours(centre: int, width: int) -> Elements:
+    """The four elements of each byte of 2-bit codes."""
+    numbers = np.arange(256, dtype=np.uint64)
+    codes = np.stack([numbers >> np.uint64(shift) & np.uint64(ESCAPE) for shift in (0, 2, 4, 6)], 1)
+    return (codes + np.uint64(centre)).astype(f"<u{width}")
 
 
 def _marked(escaped: Elements, x: Elements) -> Elements:
@@ -99,6 +107,13 @@ def place(x: Elements, escaped: Elements, rest: Elements) -> None:
     eights = rows.take(hits)
     eights.view(x.dtype)[np.flatnonzero(escaped.view("<u8").take(hits).view(bool))] = rest
     rows[hits] = eights
+
+
+def positions(escaped: Elements) -> Elements:
+    """Where the few marks are."""
+    hits = np.flatnonzero(escaped.view("<u8") != 0)
+    marked = np.flatnonzero(escaped.view("<u8")[hits].view(bool))
+    return (hits[marked >> 3] << 3) + (marked & 7)
 
 
 def _eights(escaped: Elements, count: int) -> Elements | None:

@@ -60,31 +60,47 @@ def decompress(frame, length):
     return zstandard.ZstdDecompressor().decompress(frame, max_output_size=length)
 
 
+def integers(method, stream, size, count):
+    """What a group's stream gives: an array of ``count`` integers."""
+    kind = f"<u{size}"
+    if method == 3:
+        bits, coded, length, centre = struct.unpack_from("<BB2xIQ", stream)
+        codes = stream[16 : 16 + length]
+        if coded:
+            codes = decompress(codes, -(-count * bits // 8))
+        bit = np.unpackbits(np.frombuffer(codes, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
+        code = bit @ [1, 2][:bits]
+        made, rest = (code.astype(np.uint64) + np.uint64(centre)).astype(kind), code == 2**bits - 1
+        _, made[rest], tail = elements(stream[16 + length :], int(rest.sum()), size)
+        assert not tail
+        return made
+    if method == 1:
+        stream = decompress(stream, count * size)
+    return np.frombuffer(stream if method != 2 else stream * count, kind)
+
+
+def elements(stored, count, width):
+    """(transform, transformed elements, tail) of stored planes."""
+    transform, groups = stored[0], stored[1]
+    at, made = 8 + 8 * groups, np.zeros(count, f"<u{width}")
+    for first, size, method, length in struct.iter_unpack("<BBBxI", stored[8:at]):
+        made |= integers(method, stored[at : at + length], size, count).astype(made.dtype) << 8 * first
+        at += length
+    return transform, made, stored[at:]
+
+
 def planes(stored, length, width, base=None):
     """The raw bytes of stored planes; ``base``: what the differences are to."""
     width = min(width, 8)
-    count = length // width
-    transform, groups = stored[0], stored[1]
+    transform, t, tail = elements(stored, length // width, width)
     assert transform == 2 if base is not None else transform in (0, 1)
-    at, place = -(-(2 + 6 * groups) // 16) * 16, 0
-    octets = np.zeros((count, width), np.uint8)
-    for size, method, piece in struct.iter_unpack("<BBI", stored[2 : 2 + 6 * groups]):
-        stream = stored[at : at + piece]
-        if method == 1:
-            stream = decompress(stream, count * size)
-        elif method == 2:
-            stream = stream * count
-        octets[:, place : place + size] = np.frombuffer(stream, np.uint8).reshape(count, size)
-        at, place = at + piece, place + size
-    assert place == width
-    t, one = octets.reshape(-1).view(f"<u{width}"), np.array(1, f"<u{width}")
+    one = np.array(1, t.dtype)
     if transform == 1:
         t = t >> one | t << one * (8 * width - 1)
     elif transform == 2:
-        half = t >> one
-        t = np.frombuffer(base, t.dtype, count) + np.where(t & one, ~half, half)
-    assert len(stored) - at == length % width
-    return t.tobytes() + stored[at:]
+        t = np.frombuffer(base, t.dtype, len(t)) + np.where(t & one, ~(t >> one), t >> one)
+    assert len(tail) == length % width
+    return t.tobytes() + tail
 
 
 def cast(numbers, bases, length):

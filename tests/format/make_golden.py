@@ -2,6 +2,7 @@
 
     python tests/format/make_golden.py codecs > tests/format/golden/codecs.jsonl
     python tests/format/make_golden.py rules > tests/format/golden/rules.jsonl
+    python tests/format/make_golden.py repository tests/format/golden/repository
 
 Stored planes are put together here from docs/format.md, with Python's integers, in every form that the page allows.
 Beside them stands what ciuic's own encoder made of tensors.
@@ -10,27 +11,34 @@ Beside them stands what ciuic's own encoder made of tensors.
 import base64
 import json
 import random
+import shutil
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import zstandard
+from blake3 import blake3
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "codec"))
 import scalar_rules
 
+import ciuic
 from ciuic.codec import Codec, encode, encode_residual, rules
 from ciuic.codec.adamw import numbers
+from ciuic.store.reflog import decode_record, encode_record
 
-RAW, ZSTD, CONSTANT = range(3)
+RAW, ZSTD, CONSTANT, SPLIT = range(4)
 GROUPINGS = {
-    1: [[(1, RAW)], [(1, ZSTD)], [(1, CONSTANT)]],
-    2: [[(1, ZSTD), (1, RAW)], [(2, RAW)], [(2, ZSTD)], [(1, RAW), (1, CONSTANT)], [(2, CONSTANT)]],
-    4: [[(1, ZSTD)] * 4, [(2, RAW), (1, RAW), (1, ZSTD)], [(1, ZSTD), (1, RAW), (2, CONSTANT)], [(4, RAW)],
-        [(2, ZSTD), (2, ZSTD)], [(4, CONSTANT)]],
-    8: [[(1, ZSTD)] * 8, [(4, RAW), (2, RAW), (1, RAW), (1, ZSTD)], [(2, ZSTD), (2, RAW), (4, CONSTANT)], [(8, RAW)],
-        [(8, CONSTANT)], [(8, ZSTD)]],
+    1: [[(0, 1, RAW)], [(0, 1, ZSTD)], [(0, 1, CONSTANT)], [(0, 1, SPLIT)]],
+    2: [[(0, 1, ZSTD), (1, 1, RAW)], [(0, 2, RAW)], [(0, 2, ZSTD)], [(1, 1, SPLIT), (0, 1, CONSTANT)],
+        [(0, 2, CONSTANT)], [(0, 2, SPLIT)]],
+    4: [[(place, 1, ZSTD) for place in (3, 0, 2, 1)], [(2, 1, RAW), (0, 2, SPLIT), (3, 1, SPLIT)],
+        [(0, 1, ZSTD), (1, 1, RAW), (2, 2, CONSTANT)], [(0, 4, RAW)], [(0, 2, ZSTD), (2, 2, ZSTD)], [(0, 4, CONSTANT)],
+        [(0, 4, SPLIT)]],
+    8: [[(place, 1, SPLIT) for place in range(8)], [(0, 4, RAW), (4, 2, RAW), (6, 1, RAW), (7, 1, ZSTD)],
+        [(4, 4, CONSTANT), (0, 2, ZSTD), (2, 2, RAW)], [(0, 8, RAW)], [(0, 8, CONSTANT)], [(0, 8, SPLIT)]],
 }  # fmt: skip
 EDGES = [
     *(0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x80800000, 0x3F800000, 0xBF800000),
@@ -54,19 +62,49 @@ def text(value):
     return [text(each) for each in value] if isinstance(value, list) else value
 
 
+def frame(data):
+    return zstandard.ZstdCompressor(level=3).compress(data)
+
+
+def joined(integers, size):
+    return b"".join(each.to_bytes(size, "little") for each in integers)
+
+
+def stream(chance, integers, size, method, depth=0):
+    """A group's stream; a split now and then in a split."""
+    data = joined(integers, size)
+    if method != SPLIT:
+        return {RAW: data, ZSTD: frame(data), CONSTANT: data[:size]}[method]
+    bits, coded = chance.choice([1, 2]), chance.choice([0, 1])
+    centre, rest = chance.choice([*integers[:2], 2 ** (8 * size) - 1]), 2**bits - 1
+    codes = [min((each - centre) % 2 ** (8 * size), rest) for each in integers]
+    number = sum(code << bits * place for place, code in enumerate(codes))
+    kept = number.to_bytes(-(-len(codes) * bits // 8), "little")
+    kept = frame(kept) if coded else kept
+    left = [each for each, code in zip(integers, codes, strict=True) if code == rest]
+    method = SPLIT if depth < 3 and left and chance.random() < 0.7 else RAW
+    head = struct.pack("<BB2xIQ", bits, coded, len(kept), centre)
+    return head + kept + groups_of(0, [(0, size, method, stream(chance, left, size, method, depth + 1))])
+
+
+def groups_of(transform, groups):
+    head = struct.pack("<BB6x", transform, len(groups))
+    head += b"".join(struct.pack("<BBBxI", *group, len(data)) for *group, data in groups)
+    return head + b"".join(data for *_, data in groups)
+
+
 def packed(chance, width, transform, groups, tail):
     """(stored, raw, base): elements and tail from ``chance``."""
     count, bits = 37, 8 * width
-    streams, values, place = [], [0] * count, 0
-    for size, method in groups:
-        integers = [chance.choice([0, 1, 2, chance.getrandbits(8 * size)]) % 2 ** (8 * size) for _ in range(count)]
+    streams, values = [], [0] * count
+    for place, size, method in groups:
+        common = [chance.getrandbits(8 * size) + step for step in range(3)]
+        choices = [*common, common[0], common[0], *(chance.getrandbits(8 * size) for _ in range(3))]
+        integers = [chance.choice(choices) % 2 ** (8 * size) for _ in range(count)]
         if method == CONSTANT:
-            integers = [chance.getrandbits(8 * size)] * count
-        data = b"".join(each.to_bytes(size, "little") for each in integers)
-        whole = {RAW: data, ZSTD: zstandard.ZstdCompressor(level=3).compress(data), CONSTANT: data[:size]}[method]
-        streams.append((size, method, whole))
+            integers = [common[0]] * count
+        streams.append((place, size, method, stream(chance, integers, size, method)))
         values = [value | each << 8 * place for value, each in zip(values, integers, strict=True)]
-        place += size
     base = [chance.getrandbits(bits) for _ in range(count)]
     back = {
         0: lambda t, b: t,
@@ -74,10 +112,7 @@ def packed(chance, width, transform, groups, tail):
         2: lambda t, b: (b + (-(t + 1) // 2 if t & 1 else t // 2)) % 2**bits,
     }[transform]
     raw = [back(t, b) for t, b in zip(values, base, strict=True)]
-    head = bytes([transform, len(groups)]) + b"".join(struct.pack("<BBI", s, m, len(d)) for s, m, d in streams)
-    stored = head + bytes(-len(head) % 16) + b"".join(data for _, _, data in streams) + tail
-    joined = [b"".join(each.to_bytes(width, "little") for each in numbers) for numbers in (raw, base)]
-    return stored, joined[0] + tail, joined[1] + b"\xee" * len(tail)
+    return groups_of(transform, streams) + tail, joined(raw, width) + tail, joined(base, width) + b"\xee" * len(tail)
 
 
 def forms():
@@ -155,11 +190,65 @@ def recipes():
             line(name=f"cast to {target}, skip {skip}", rule="cast", numbers=used, bases=parts, raw=out)
 
 
+def trained(path):
+    """A repository with every codec at ``path``; step → component → path → BLAKE3 of the bytes that were committed.
+
+    Single precision and its bfloat16 cast; a snapshot each step, but one that comes two steps after the one before.
+    """
+    torch.manual_seed(0)
+    repo = ciuic.Repo.init(path, chunk_size=4096)
+    model = torch.nn.Sequential(torch.nn.Linear(48, 48), torch.nn.Linear(48, 16))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    states = {}
+    for step in range(6):
+        for _ in range(2 if step == 3 else 1):
+            optimizer.zero_grad()
+            model(torch.randn(8, 48)).square().sum().backward()
+            optimizer.step()
+        half = {name: value.detach().bfloat16() for name, value in model.state_dict().items()}
+        many = torch.arange(2048) // 100
+        repo.commit(model, optimizer, step=step, extra={"half": half, "many": many}, rng=False, wait=False)
+        assert repo.wait(60)
+        slots = {name: optimizer.state[value] for name, value in model.named_parameters()}
+        states[step] = {
+            "model": {name: hashed(value) for name, value in model.state_dict().items()},
+            "optimizer": {f"state/{name}/{slot}": hashed(slots[name][slot]) for name in slots for slot in slots[name]},
+            "extra": {"many": hashed(many), **{f"half/{name}": hashed(value) for name, value in half.items()}},
+        }
+    repo.close()
+    return states
+
+
+def hashed(tensor):
+    return blake3(as_bytes(tensor.detach().reshape(-1))).hexdigest()
+
+
+def records(reader):
+    """(codec, depth) of every record that the independent reader has found."""
+    for path, offset, depth in (place for places in reader.places.values() for place in places):
+        yield Path(path).read_bytes()[offset + 5], depth
+
+
+def repository(path):
+    """One with every codec, without what is not data, and without the name of the machine."""
+    states = trained(path)
+    for derived in ("index", "tmp", "trash", "quarantine"):
+        shutil.rmtree(path / derived, ignore_errors=True)
+    for log in [path / "HEAD", *(path / "refs").rglob("*")]:
+        if log.is_file():
+            name, data = log.relative_to(path).as_posix(), log.read_bytes()
+            slots = (decode_record(name, data[start : start + 512]) for start in range(0, len(data), 512))
+            log.write_bytes(b"".join(encode_record(name, replace(slot, actor="a@machine:1")) for slot in slots))
+    (path / "expected.json").write_text(json.dumps(states, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["codecs"]:
         forms()
         encoded()
     elif sys.argv[1:] == ["rules"]:
         recipes()
+    elif sys.argv[1:2] == ["repository"] and len(sys.argv) == 3:
+        repository(Path(sys.argv[2]))
     else:
         sys.exit(__doc__)

@@ -12,16 +12,19 @@ import lmdb
 
 from ciuic.errors import CiuicError, DamagedData, LockTimeout, StorageFull
 from ciuic.objects.ids import Kind
+from ciuic.store.decoding import Decoder
 from ciuic.store.expiry import check_clock, kept, read_logs
 from ciuic.store.locks import is_held
 from ciuic.store.marking import Marks
+from ciuic.store.pack_format import FooterRow
+from ciuic.store.rebasing import Rebasing, RepackReport
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
+from ciuic.store.repacking import candidates, copy_live
 from ciuic.store.store import Store, index_rows
 
 EXCLUSIVE_TIMEOUT_S = 30.0
-REPACK_BELOW = 0.5
-SMALL_PACK = 8 << 20
-MANY_SMALL_PACKS = 32
+MOST_RESTING = 0.10
+"""Of the bytes that live trees name: when more is kept only as bases, what rests on them is encoded anew."""
 ATTEMPTS = 5
 
 
@@ -30,6 +33,8 @@ class GcReport:
     """What gc freed (or would free), in bytes of pack files, and why the rest stays.
 
     ``held_by_reflog`` and ``reflog_bytes``: snapshots, and stored bytes, that only log records keep.
+    ``resting_bytes``: stored bytes kept only as bases of others. ``rebased``, ``rebased_bytes``: chunks encoded anew so
+    that fewer are, and what these take.
     ``expired_records``: log → records forgotten. ``quarantined``: packs in which a damaged record was met.
     """
 
@@ -43,6 +48,9 @@ class GcReport:
     held_by_reflog: int
     reflog_bytes: int
     pruned: int
+    resting_bytes: int = 0
+    rebased: int = 0
+    rebased_bytes: int = 0
     expired_records: dict[str, int] = field(default_factory=dict)
     quarantined: tuple[str, ...] = ()
 
@@ -55,11 +63,19 @@ class _Restart(Exception):
 
 
 def collect(
-    store: Store, *, dry_run: bool = False, expire: timedelta | None = None, trust_clock: bool = False
+    store: Store,
+    *,
+    dry_run: bool = False,
+    expire: timedelta | None = None,
+    trust_clock: bool = False,
+    thorough: bool = False,
 ) -> GcReport:
     """Free what no ref, HEAD or unexpired log record needs. Durable on return; killed anywhere, nothing live is lost.
 
-    1. shared lock: read the logs, mark, copy the live records of half-empty packs into new ones;
+    ``thorough``: encode anew whatever rests on what is kept for it alone; rewrite every pack that holds anything dead.
+
+    1. shared lock: read the logs, mark; where more than a tenth is kept only as a base, encode anew what rests on it,
+       and mark again; copy the live records of half-empty packs into new ones;
     2. gate and exclusive lock: compare the generation, read the logs again, mark what is new;
     3. rewrite expired logs; 4. bump the generation; 5. drop index rows; 6. rename dead packs to ``trash/``, sync;
     7. release, unlink.
@@ -69,19 +85,29 @@ def collect(
     """
     for _ in range(ATTEMPTS):
         try:
-            return _Collector(store, dry_run, expire, trust_clock).run()
+            return _Collector(store, dry_run, expire, trust_clock, thorough).run()
         except _Restart:
             continue
     raise LockTimeout("Other gc runs kept coming in between. Nothing was lost; try again later.")
 
 
+def repack(store: Store, *, dry_run: bool = False) -> RepackReport:
+    """``collect`` without any threshold, and without forgetting a log record."""
+    report = collect(store, dry_run=dry_run, expire=timedelta.max, trust_clock=True, thorough=True)
+    return RepackReport(report.rebased, report.rebased_bytes, gc=report)
+
+
 class _Collector:
-    def __init__(self, store: Store, dry_run: bool, expire: timedelta | None, trust_clock: bool) -> None:
+    def __init__(
+        self, store: Store, dry_run: bool, expire: timedelta | None, trust_clock: bool, thorough: bool
+    ) -> None:
         self.store = store
         self.dry_run = dry_run
         self.expire = expire
         self.trust_clock = trust_clock
+        self.thorough = thorough
         self.copied: dict[bytes, str] = {}
+        self.rebased = self.rebased_bytes = 0
         self.fresh_packs: set[str] = set()
         self.bad_records: set[tuple[str, bytes]] = set()
 
@@ -97,6 +123,7 @@ class _Collector:
             marks.spare_copies()
             if self.dry_run:
                 return self._report(marks, logs, self._dead(marks))
+            marks = self._rebase_if_worth_it(marks, logs)
             repacked = self._repack_if_there_is_room(marks)
         with store.exclusive(EXCLUSIVE_TIMEOUT_S):
             store.refresh()
@@ -129,13 +156,14 @@ class _Collector:
         return [value for value in values if value != NOTHING and not value.startswith(SYMBOLIC)]
 
     def _mark(self, logs: Logs) -> Marks:
-        marks = Marks(self.store, self.store.refs.prunes())
+        marks = Marks(self.store, self.store.refs.prunes(), self.copied)
         tips = {records[-1].new for records in logs.values() if records}
         marks.walk(tip for tip in tips if tip != NOTHING and not tip.startswith(SYMBOLIC))
         self.held_by_refs, self.refs_bytes = marks.snapshots, marks.live_bytes
         marks.walk(self._values(logs))
         # Now: the walk after a repack meets the copies, and would count what they hold twice.
         self.snapshots, self.live_bytes, self.pruned = marks.snapshots, marks.live_bytes, marks.pruned
+        self.resting_bytes = marks.resting_bytes
         return marks
 
     def _dead(self, marks: Marks) -> set[str]:
@@ -151,7 +179,36 @@ class _Collector:
                 dead.add(name)
         return dead
 
-    # Repacking
+    # Re-basing and repacking
+
+    def _rebase_if_worth_it(self, marks: Marks, logs: Logs) -> Marks:
+        """Where much is kept only as a base: encode anew what rests on it, and mark again, the new copies first."""
+        if not marks.resting_bytes or not (self.thorough or marks.resting_bytes > MOST_RESTING * marks.needed_bytes):
+            return marks
+        session = self.store.new_packs()
+        try:
+            rebasing = Rebasing(marks, session)
+            rebasing.rebase()
+            published = session.publish()
+        except StorageFull:
+            session.abandon()
+            return marks
+        except BaseException:
+            session.abandon()
+            raise
+        self.bad_records |= rebasing.decoder.damaged
+        if not published:
+            return marks
+        self.rebased, self.rebased_bytes = rebasing.chunks, rebasing.stored_bytes
+        self._took(published)
+        marks = self._mark(logs)
+        marks.spare_copies(trusted=self.fresh_packs)
+        return marks
+
+    def _took(self, published: dict[str, list[FooterRow]]) -> None:
+        self.fresh_packs |= published.keys()
+        self.copied.update((row.header.id, name) for name, rows in published.items() for row in rows)
+        self.store.index_commit(published, {})
 
     def _repack_if_there_is_room(self, marks: Marks) -> set[str]:
         """A full disk is when gc is needed most: then it frees whole packs only."""
@@ -163,46 +220,20 @@ class _Collector:
 
     def _repack(self, marks: Marks) -> set[str]:
         """Copy what is live in sparse and in many small packs, verified, into new packs, durable on return."""
-        candidates = self._candidates(marks)
-        if not candidates:
+        names = candidates(marks, thorough=self.thorough, without=self.fresh_packs)
+        names += sorted((self._bad_packs & self.store.present) - set(names))
+        if not names:
             return set()
         session = self.store.new_packs()
+        decoder = Decoder(marks.copies)
         try:
-            for name in candidates:  # opened one after the other: there may be more packs than descriptors
-                pack = self.store.pack(name)
-                for row in marks.live_rows(pack):
-                    try:
-                        pack.raw(row.offset, row.header.stored_length, row.header.id)
-                        header, stored = pack.stored(row.offset, row.header.stored_length)
-                    except DamagedData:
-                        self.bad_records.add((name, row.header.id))
-                        continue
-                    if header.id not in session:
-                        session.copy(header, stored)
-            published = session.publish()
+            published = copy_live(marks, names, session, decoder)
         except BaseException:
             session.abandon()
             raise
-        self.fresh_packs = set(published)
-        self.copied = {row.header.id: name for name, rows in published.items() for row in rows}
-        self.store.index_commit(published, {})
-        return set(candidates)
-
-    def _candidates(self, marks: Marks) -> list[str]:
-        sparse: list[str] = []
-        small: list[str] = []
-        for name in sorted(self.store.present):
-            try:
-                pack = self.store.pack(name)
-                live = sum(row.header.stored_length for row in marks.live_rows(pack))
-                total = sum(row.header.stored_length for row in pack.rows)
-            except DamagedData:
-                continue
-            if live and live < REPACK_BELOW * total:
-                sparse.append(name)
-            elif live and pack.length < SMALL_PACK:
-                small.append(name)
-        return sparse + (small if len(small) >= MANY_SMALL_PACKS else [])
+        self.bad_records |= {(name, id) for name, id in decoder.damaged if name in names}
+        self._took(published)
+        return set(names)
 
     # Sweeping, under the exclusive lock
 
@@ -284,6 +315,9 @@ class _Collector:
             held_by_reflog=self.snapshots - self.held_by_refs,
             reflog_bytes=self.live_bytes - self.refs_bytes,
             pruned=self.pruned,
+            resting_bytes=self.resting_bytes,
+            rebased=self.rebased,
+            rebased_bytes=self.rebased_bytes,
             expired_records={
                 name: len(records) - len(kept[name]) for name, records in logs.items() if len(kept[name]) < len(records)
             },
@@ -295,6 +329,6 @@ class _Collector:
         return sum(
             sum(row.header.stored_length for row in pack.rows)
             - sum(row.header.stored_length for row in marks.live_rows(pack))
-            for pack in map(self.store.pack, self._candidates(marks))
+            for pack in map(self.store.pack, candidates(marks, thorough=self.thorough))
             if pack.name not in dead
         )

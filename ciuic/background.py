@@ -201,6 +201,14 @@ class Background:
         with self._changed:
             position = None if self._with_writer else self._following.position
             self._with_writer.add(order.pending)
+        base = self._arena.follow(slot)
+        if base is not None:
+            order.slots.append(base)
+
+        def released() -> None:
+            for each in order.slots:
+                self._arena.give_back(each)
+
         return Job(
             pending=order.pending,
             details=replace(order.details, cost=cost),
@@ -209,8 +217,9 @@ class Background:
             memory=slot.descriptor,
             memory_size=slot.size,
             memory_key=slot.key,
+            base_key=0 if base is None else base.key,
             position=position,
-            released=lambda: self._arena.give_back(slot),
+            released=released,
         )
 
     def _ended(self, pending: PendingSnapshot) -> None:
@@ -293,7 +302,7 @@ class _Order:
         self.mode = mode
         self.began = began
         self.call_seconds = 0.0
-        self.slots: list[Slot] = []  # the one that it has, once it has one
+        self.slots: list[Slot] = []  # the one that it has, once it has one; then that of the copy before, if untouched
         self.copy: Copy | None = None
         self.cancelled = False
         self.taken = False

@@ -35,6 +35,7 @@ from ciuic.store.store import Store
 
 if TYPE_CHECKING:
     from ciuic.background import Background, Priority, WhenBusy
+    from ciuic.commit.earlier import Memory
     from ciuic.commit.pipeline import Details
     from ciuic.history.diff import Diff
     from ciuic.history.statistics import Stats
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ciuic.state.plan import KeyFilter
     from ciuic.store.fsck import FsckReport, Progress
     from ciuic.store.gc import GcReport
+    from ciuic.store.rebasing import RepackReport
     from ciuic.writer.pending import PendingSnapshot
 
 
@@ -69,6 +71,7 @@ class Repo:
         """
         self._store = Store(os.fspath(path))
         self._following = Following(self._store)
+        self._memory: Memory | None = None
         self._background_options: dict[str, Any] = {"slots": slots, "priority": priority, "timeout": writer_timeout}
         self._counts: Counter[str] = Counter()
         self._engine: Background | None = None
@@ -187,8 +190,10 @@ class Repo:
         return self._commit(components, _details(contains, step, epoch, message, metrics, config))
 
     def _commit(self, components: Mapping[str, StateNode], details: Details) -> Snapshot:
+        from ciuic.commit.earlier import Memory
         from ciuic.commit.pipeline import commit_snapshot
 
+        self._memory = self._memory or Memory()
         with self._moving(), self._store.shared():
             parent = self._following.next_parent()
             return commit_snapshot(
@@ -196,6 +201,7 @@ class Repo:
                 components,
                 replace(details, parents=() if parent is None else (parent,)),
                 lambda snapshot: self._following.advance(snapshot, _action(details)),
+                self._memory,
             )
 
     def _commit_later(
@@ -373,6 +379,8 @@ class Repo:
     def _restore(
         self, snapshot: Snapshot, objects: dict[str, Any], *, strict: bool, keys: KeyFilter, rng: bool | None
     ) -> None:
+        from ciuic.restore.checking import check
+        from ciuic.restore.filling import fill
         from ciuic.restore.stored_snapshot import StoredSnapshot
         from ciuic.state.restoring import restore_state
 
@@ -384,7 +392,7 @@ class Repo:
             return None if unasked and name in stored.pruned else stored.component(name)
 
         try:
-            restore_state(component, objects, strict=strict, keys=keys, rng=rng)
+            restore_state(component, objects, strict=strict, keys=keys, rng=rng, check=check, filler=fill)
         except DamageError as error:
             intact = newest_intact(self._store, snapshot)
             hint = f"The newest intact snapshot before it is {intact.id[:12]} ({intact!r})" if intact else ""
@@ -576,6 +584,21 @@ class Repo:
         from ciuic.store.gc import collect
 
         return collect(self._store, dry_run=dry_run, expire=expire, trust_clock=trust_clock)
+
+    def repack(self, flatten: str | Snapshot | None = None, *, dry_run: bool = False) -> RepackReport:
+        """Do at once what gc does when there is enough to gain: encode anew the chunks that rest on what is kept for
+        them alone, and rewrite each pack that holds anything dead. Log records stay, whatever their age.
+
+        ``flatten`` makes that snapshot self-contained instead: each of its chunks gets a copy that rests on no other.
+        It takes more room and is restored faster; what only it rested on goes with the next gc.
+        """
+        if flatten is None:
+            from ciuic.store.gc import repack
+
+            return repack(self._store, dry_run=dry_run)
+        from ciuic.store.flattening import flatten as flatten_snapshot
+
+        return flatten_snapshot(self._store, self._resolve(flatten).snapshot.id)
 
     def fsck(self, *, read_data: bool = False, progress: Progress | None = None) -> FsckReport:
         """Check logs, packs, snapshots and trees, with ``read_data`` every stored byte too. Changes nothing."""

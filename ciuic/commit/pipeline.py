@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
+from ciuic.commit.earlier import Memory
 from ciuic.commit.trees import TreeWriter
 from ciuic.errors import UnsupportedState
 from ciuic.objects.encoding import EncodingError
@@ -40,8 +41,16 @@ MoveRef = Callable[[Snapshot], Mapping[str, LogRecord]]
 """Moves the branch to the snapshot, durably; returns the record of each log that it changed."""
 
 
-def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: Details, move_ref: MoveRef) -> Snapshot:
+def commit_snapshot(
+    store: Store,
+    components: Mapping[str, StateNode],
+    details: Details,
+    move_ref: MoveRef,
+    memory: Memory | None = None,
+) -> Snapshot:
     """Write a snapshot and move a ref to it. On return it is durable; on any error the ref is where it was.
+
+    ``memory``: of the committer, kept from one snapshot to the next; without it the parent is looked up.
 
     0. the shared lock, before anything is looked up;
     1. append what is missing to packs in ``tmp/``: chunks, trees, snapshot. A large pack is synced before the snapshot
@@ -51,13 +60,15 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
     4. index rows, best effort;
     5. return.
     """
+    memory = Memory() if memory is None else memory
     with store.shared():
         session = store.new_packs()
         try:
-            trees = TreeWriter(store, session)
+            earlier = memory.before(store, details.parents)
+            trees = TreeWriter(store, session, earlier, memory.groups)
             roots = trees.write(components)
             session.settle()
-            cost = {**details.cost, "encode": trees.chunks.encode_s, "write": session.write_s}
+            cost = {**details.cost, "encode": trees.chunks.encode_s, "check": trees.chunks.check_s, "write": session.write_s}
             snapshot = Snapshot(
                 id="",
                 step=details.step,
@@ -73,6 +84,10 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
                 added_bytes=session.stored_bytes,
                 versions=details.versions,
                 cost={name: float(seconds) for name, seconds in cost.items()},
+                storage={
+                    part: {kind: (raw, stored) for kind, (raw, stored) in kinds.items()}
+                    for part, kinds in trees.chunks.storage.items()
+                },
             )
             raw = encode_snapshot(snapshot)
             snapshot_id = object_id(Kind.SNAPSHOT, raw)
@@ -86,5 +101,6 @@ def commit_snapshot(store: Store, components: Mapping[str, StateNode], details: 
             session.abandon()
             raise
         records = move_ref(snapshot)
+        memory.remember(store, snapshot.id, trees.leaves, trees.ids, trees.groups)
         store.index_commit(packs, {log: log_mark(log, record) for log, record in records.items()})
     return snapshot

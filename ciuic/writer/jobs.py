@@ -24,8 +24,9 @@ class Job:
     """A staged snapshot. ``components`` hold Placed sources; ``memory`` is the descriptor of the slot they lie in.
 
     ``details`` has its timestamp and cost, and no parents. ``memory_key`` is another one for each piece of memory.
-    ``position``: where the snapshot goes; None: on from the job before. ``released`` is called once, when the slot
-    may be written to again.
+    ``base_key``: of the memory in which the job before was staged, as long as it is untouched; else 0.
+    ``position``: where the snapshot goes; None: on from the job before. ``released`` is called once, when the slot, and
+    that of ``base_key``, may be written to again.
     """
 
     pending: PendingSnapshot
@@ -35,6 +36,7 @@ class Job:
     memory: int
     memory_size: int
     memory_key: int
+    base_key: int
     position: Position | None
     released: Callable[[], None]
 

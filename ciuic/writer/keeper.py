@@ -194,6 +194,7 @@ class Keeper:
                 "job": each.number,
                 "key": key,
                 "size": each.job.memory_size,
+                "base": each.job.base_key,
                 "drop": child.give_slot(key, each.job.memory_size),
                 "new": len(descriptors) > 1,
                 "position": position_fields(position),

@@ -9,6 +9,7 @@ import traceback
 from dataclasses import replace
 from typing import Any
 
+from ciuic.commit.earlier import Memory
 from ciuic.commit.pipeline import commit_snapshot
 from ciuic.errors import CiuicError, LockTimeout, StorageError
 from ciuic.history.following import Attempt, Following, Position
@@ -44,6 +45,7 @@ class _Order:
         self.number: int = message["job"]
         self.key: int = message["key"]
         self.size: int = message["size"]
+        self.base_key: int = message["base"]
         attempt = attempt_of(message["attempt"])
         self.mine: set[str] = {attempt.snapshot} if attempt is not None and message["own"] else set()
         self.published: list[Snapshot] = []  # one at most
@@ -59,6 +61,8 @@ class Storing:
         self._repository = repository
         self._fs = fs or CountingFileSystem(link.advance, self._temporary)
         self._slots = Slots()
+        self._memory = Memory(bytes_stay=True)
+        self._memory_key = 0  # of the slot that its bytes lie in
         self._following: Following | None = None
         self._order: _Order | None = None
         self._position: Position | None = None  # where to go on, and from what, as soon as the repository opens
@@ -69,6 +73,8 @@ class Storing:
 
     def store(self, message: Message, descriptors: list[int]) -> None:
         """Do what an order says, and answer."""
+        if message["base"] != self._memory_key or not message["base"]:
+            self._memory.forget_bytes()
         self._slots.drop(message["drop"])
         self._note(message)
         if len(descriptors) != 1 + message["new"]:  # the kernel drops what finds no room in the table
@@ -146,7 +152,8 @@ class Storing:
                 return records
 
             details = replace(details, parents=() if parent is None else (parent,))
-            commit_snapshot(store, components, details, move)
+            commit_snapshot(store, components, details, move, self._memory)
+            self._memory_key = order.key
 
     def _opened(self) -> Following:
         """The repository, where the order is to go."""

@@ -2,7 +2,8 @@
 
 Trainer → writer:
     hello     {}   descriptor: {"repository", "trainer", "low", "beat", "path", "leftovers", "announced"}
-    job       {"job", "key", "size", "drop", "new", "position", "attempt", "own"}
+    job       {"job", "key", "size", "base", "drop", "new", "position", "attempt", "own"}
+              base: the slot of the job before, if it still holds what that staged, else 0
               descriptors: order, and the slot's if new
 Writer → trainer:
     beat      {"beat": progress}                         a sign of life

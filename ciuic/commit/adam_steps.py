@@ -1,0 +1,118 @@
+"""Parameters that have taken exactly one step of Adam since the parent snapshot, with what the rule needs."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ciuic.codec import adamw
+from ciuic.commit.bases import Bases
+from ciuic.commit.earlier import Groups
+from ciuic.commit.leaves import Leaf, Path
+from ciuic.objects.state_tree import Container, Key, Plain, StateNode, Tensor, Value, expand
+
+Numbers = Mapping[str, Plain]
+
+
+@dataclass
+class AdamStep:
+    """A parameter's leaves, and the numbers that its step may have used, the likeliest first.
+
+    The learning rate is set anew before or after the step, as the program has it: it is this snapshot's or the parent's.
+    ``misses`` counts the chunks for which a guess was of no use.
+    """
+
+    weight: Leaf
+    first: Leaf
+    second: Leaf
+    numbers: Sequence[Numbers]
+    misses: dict[str, int] = field(default_factory=lambda: {"weight": 0, "second": 0})
+
+    @property
+    def leaves(self) -> tuple[Leaf, Leaf, Leaf]:
+        return self.weight, self.first, self.second
+
+
+def adam_steps(
+    components: Mapping[str, StateNode], leaves: Iterable[Leaf], bases: Bases, earlier: Groups
+) -> tuple[list[AdamStep], Groups]:
+    """The steps, and the hyper-parameters by the path of a parameter's state; ``earlier``: the parent's."""
+    by_path = {leaf.path: leaf for leaf in leaves}
+    weights = {"/".join(map(str, path[1:])): leaf for path, leaf in by_path.items() if path[0] == "model"}
+    steps: list[AdamStep] = []
+    now: Groups = {}
+    root = components.get("optimizer")
+    for path, optimizer in _optimizers(root, ("optimizer",)) if root is not None else ():
+        decoupled = "AdamW" in str(_value(optimizer.get("class")))
+        for group, names in _groups(optimizer):
+            for name in names:
+                own = (*path, "state", name)
+                now[own] = group
+                weight, first, second = (
+                    weights.get(name), by_path.get((*own, "exp_avg")), by_path.get((*own, "exp_avg_sq")),
+                )  # fmt: skip
+                if weight is None or first is None or second is None:
+                    continue
+                if not all(_in_memory(leaf, bases) for leaf in (weight, first, second)):
+                    continue
+                if not weight.shape == first.shape == second.shape:
+                    continue
+                step = _one_more((*own, "step"), by_path, bases)
+                if step is None:
+                    continue
+                groups = [group] if earlier.get(own, group) == group else [group, earlier[own]]
+                numbers = [adamw.numbers(each, step, decoupled) for each in groups]  # type: ignore[arg-type]
+                if usable := [each for each in numbers if each is not None]:
+                    steps.append(AdamStep(weight, first, second, usable))
+    return steps, now
+
+
+def _optimizers(node: StateNode, path: Path) -> Iterator[tuple[Path, Container]]:
+    if isinstance(node, Container):
+        if {"class", "state", "param_groups"} <= {key for key, _ in node.items}:
+            yield path, node
+            return
+        for key, child in node.items:
+            yield from _optimizers(child, (*path, key))
+
+
+def _groups(optimizer: Container) -> Iterator[tuple[dict[Key, Plain], list[str]]]:
+    groups = expand(optimizer["param_groups"])
+    for _, each in groups.items if isinstance(groups, Container) else ():
+        opened = expand(each)
+        if isinstance(opened, Container):
+            group = {key: _value(node) for key, node in opened.items}
+            names = group.pop("params", None)
+            yield group, [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _value(node: StateNode | None) -> Plain:
+    """What a node without tensors stands for; None for one with."""
+    if isinstance(node, Value):
+        return node.value
+    if isinstance(node, Container) and node.kind in ("list", "tuple"):
+        values = [_value(child) for _, child in node.items]
+        return values if node.kind == "list" else tuple(values)
+    return None
+
+
+def _in_memory(leaf: Leaf, bases: Bases) -> bool:
+    before = bases.leaf(leaf)
+    return leaf.dtype == "float32" and before is not None and before.source is not None
+
+
+def _one_more(path: Path, leaves: Mapping[Path, Leaf], bases: Bases) -> float | None:
+    """The step's number now, if it is one more than in the parent."""
+    leaf = leaves.get(path)
+    before = bases.leaf(leaf) if leaf is not None else None
+    if leaf is None or leaf.dtype != "float32" or leaf.shape != () or before is None or before.source is None:
+        return None
+    now, then = (_float(source.read(0, 4)) for source in (leaf.source, before.source))
+    return now if now == then + 1 else None
+
+
+def _float(data: Any) -> float:
+    (number,) = struct.unpack("<f", data)
+    return float(number)

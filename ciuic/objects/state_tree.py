@@ -6,9 +6,9 @@ tree over stored bytes; ``state/`` puts it back. So neither side needs to know t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Key: TypeAlias = "str | int"
 Plain: TypeAlias = Any
@@ -34,6 +34,20 @@ class TensorSource(Protocol):
         ``start`` and ``stop`` are multiples of the element width.
         """
         ...
+
+
+class Target(NamedTuple):
+    """Where the bytes of a stored source go.
+
+    ``memory``: writable, one byte an item; it takes the bytes from ``start`` on, as many as it has. Without it,
+    ``take(position, piece)`` is called for all the source's bytes, piece by piece, in any order, in the thread that
+    asked; a piece begins at a multiple of the element width, and is valid during the call.
+    """
+
+    source: TensorSource
+    memory: Any = None
+    take: Callable[[int, Any], None] | None = None
+    start: int = 0
 
 
 @dataclass(frozen=True)

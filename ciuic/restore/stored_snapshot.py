@@ -5,6 +5,8 @@ from __future__ import annotations
 from ciuic.errors import Pruned
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import StateNode, Tensor, walk
+from ciuic.restore.checking import check
+from ciuic.restore.holding import Holder
 from ciuic.restore.stored_state import read_component
 from ciuic.store.refs import WHOLE
 from ciuic.store.store import Store
@@ -19,6 +21,7 @@ class StoredSnapshot:
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
         self.store = store
         self.snapshot = snapshot
+        self._holder = Holder(store)
         self.pruned = store.refs.prunes().get(snapshot.id, frozenset())
         if WHOLE in self.pruned:
             raise Pruned(
@@ -35,7 +38,7 @@ class StoredSnapshot:
             raise Pruned(
                 f"The {name} of {self.snapshot.id[:12]} ({self.snapshot!r}) was pruned. Other components are there."
             )
-        return read_component(self.store, name, bytes.fromhex(root))
+        return read_component(self.store, name, bytes.fromhex(root), self._holder)
 
     def components(self) -> dict[str, StateNode]:
         """Every component that is left."""
@@ -44,7 +47,5 @@ class StoredSnapshot:
 
     def verify(self) -> None:
         """Read every stored byte; DamagedData or MissingObject names the first that is lost."""
-        for tree in self.components().values():
-            for _, leaf in walk(tree):
-                if isinstance(leaf, Tensor):
-                    leaf.source.verify()  # type: ignore[attr-defined]  # stored sources have it
+        leaves = (leaf for tree in self.components().values() for _, leaf in walk(tree))
+        check(leaf.source for leaf in leaves if isinstance(leaf, Tensor))  # type: ignore[misc]  # stored sources

@@ -2,135 +2,36 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from ciuic.errors import DamagedData, DamageError, MissingObject
+from ciuic.errors import DamagedData, DamageError
 from ciuic.objects.encoding import EncodingError
-from ciuic.objects.ids import Kind
 from ciuic.objects.plain import decode_plain
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, path_text
 from ciuic.objects.tree import LEAF, BlobEntry, ChildEntry, Entry, TensorEntry, Tree, ValueEntry
+from ciuic.restore.holding import Holder
+from ciuic.restore.stored_chunks import StoredChunks
 from ciuic.store.object_reader import read_tree
-from ciuic.store.pack import Pack
 from ciuic.store.store import Store
 
 MAX_TREE_DEPTH = 200
 MOST_NODES = 1_000_000
-MOST_HELD_PACKS = 256
-_held_packs: weakref.WeakSet[Pack] = weakref.WeakSet()
 
 
-class StoredChunks:
-    """The bytes behind a list of chunk ids: a TensorSource.
+def read_component(store: Store, name: str, root: bytes, holder: Holder | None = None) -> StateNode:
+    """The state tree of one component. Its tensors hold their packs open and read when asked. Under the shared lock.
 
-    The packs are held open from the start, so that a sweep that unlinks them meanwhile takes nothing away. Beyond
-    MOST_HELD_PACKS in a process a chunk is looked up anew when it is read, since descriptors are few.
+    ``holder``: of the snapshot, when several components are read.
     """
-
-    stable = True
-
-    def __init__(self, store: Store, path: str, nbytes: int, chunk_size: int, chunks: tuple[bytes, ...]) -> None:
-        self.store = store
-        self.path = path
-        self.nbytes = nbytes
-        self.chunk_size = chunk_size
-        self.chunks = chunks
-        self._places: list[tuple[Pack | None, int, int]] | None = None
-
-    def hold(self) -> None:
-        """Look up where the chunks are and keep their packs open. Under the shared lock."""
-        if self._places is None:
-            self._places = [self._named(index, self._place) for index in range(len(self.chunks))]
-
-    def _place(self, id: bytes) -> tuple[Pack | None, int, int]:
-        pack, offset, stored_length = self.store.locate(id)
-        if pack not in _held_packs and len(_held_packs) >= MOST_HELD_PACKS:
-            return None, offset, stored_length
-        _held_packs.add(pack)
-        return pack, offset, stored_length
-
-    def _named(self, index: int, action: Callable[[bytes], Any]) -> Any:
-        """``action(chunk id)``; damage names the tensor and the chunk."""
-        try:
-            return action(self.chunks[index])
-        except MissingObject as error:
-            raise MissingObject(f"{self.path}, chunk {index}: {error}") from error
-        except DamagedData as error:
-            raise DamagedData(f"{self.path}, chunk {index}: {error}") from error
-
-    def _length(self, index: int) -> int:
-        return min(self.chunk_size, self.nbytes - index * self.chunk_size)
-
-    def chunk(self, index: int) -> Any:
-        """The raw bytes of one chunk, verified against its id."""
-
-        def read(id: bytes) -> Any:
-            if self._places is not None:
-                pack, offset, stored_length = self._places[index]
-                try:
-                    if pack is not None:
-                        return pack.raw(offset, stored_length, id)
-                except DamagedData:
-                    pass  # another copy may be intact
-            with self.store.shared():
-                return self.store.read(Kind.CHUNK, id)
-
-        raw = self._named(index, read)
-        if len(raw) != self._length(index):
-            raise DamagedData(f"{self.path}, chunk {index}: not as long as its tensor says. Run `ciuic fsck`.")
-        return raw
-
-    def verify(self) -> None:
-        """Check the stored bytes of every chunk against their checksums, decoding nothing."""
-        self.hold()
-
-        def check(index: int, id: bytes) -> None:
-            pack, offset, stored_length = self._places[index]  # type: ignore[index]  # held above
-            if pack is None:
-                pack, offset, stored_length = self.store.locate(id)
-            header, _ = pack.stored(offset, stored_length)
-            if header.id != id or header.raw_length != self._length(index):
-                raise DamagedData(f"{pack.path} at offset {offset}: another object stands here. Run `ciuic fsck`.")
-
-        for index in range(len(self.chunks)):
-            try:
-                self._named(index, lambda id, index=index: check(index, id))  # type: ignore[misc]
-            except DamagedData:
-                self.store.forget(self.chunks[index])
-                self.chunk(index)  # falls back to another copy, or says what is lost
-
-    def read(self, start: int, stop: int) -> Any:
-        """Raw bytes ``[start, stop)``, reading only the chunks that they touch."""
-        first, last = start // self.chunk_size, (stop - 1) // self.chunk_size
-        if start >= stop:
-            return b""
-        if first == last:
-            base = first * self.chunk_size
-            return memoryview(self.chunk(first))[start - base : stop - base]
-        out = bytearray(stop - start)
-        self.read_into(memoryview(out), start)
-        return out
-
-    def read_into(self, target: memoryview, start: int = 0) -> None:
-        """Fill ``target`` (writable, one byte an item) with the bytes from ``start`` on, a chunk at a time."""
-        stop = start + len(target)
-        for index in range(start // self.chunk_size, -(-stop // self.chunk_size)):
-            base = index * self.chunk_size
-            low, high = max(start, base), min(stop, base + self.chunk_size)
-            target[low - start : high - start] = memoryview(self.chunk(index))[low - base : high - base]
-
-
-def read_component(store: Store, name: str, root: bytes) -> StateNode:
-    """The state tree of one component. Its tensors hold their packs open and read when asked. Under the shared lock."""
-    tree = _Reader(store).container(root, (name,), 0)
+    tree = _Reader(Holder(store) if holder is None else holder).container(root, (name,), 0)
     return tree.items[0][1] if tree.kind == LEAF else tree
 
 
 class _Reader:
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, holder: Holder) -> None:
+        self.holder = holder
+        self.store = holder.store
         self.nodes = 0
         self._trees: dict[bytes, Tree] = {}
 
@@ -184,7 +85,7 @@ class _Reader:
 
     def blob(self, entry: BlobEntry, path: str) -> Any:
         # Joined chunk by chunk: a stated length alone must not allocate anything.
-        source = StoredChunks(self.store, path, entry.length, entry.chunk_size, entry.chunks)
+        source = StoredChunks(self.holder, path, entry.length, entry.chunk_size, entry.chunks)
         data = b"".join(source.chunk(index) for index in range(len(entry.chunks)))
         try:
             return decode_plain(data)
@@ -192,6 +93,6 @@ class _Reader:
             raise DamagedData(f"{path}: {error}. Run `ciuic fsck`.") from error
 
     def tensor(self, entry: TensorEntry, path: str) -> Tensor:
-        source = StoredChunks(self.store, path, entry.nbytes, entry.chunk_size, entry.chunks)
+        source = StoredChunks(self.holder, path, entry.nbytes, entry.chunk_size, entry.chunks)
         source.hold()
         return Tensor(entry.dtype, entry.shape, source, tie=entry.tie, array=entry.array, quantizer=entry.quantizer)

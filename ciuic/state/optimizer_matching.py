@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, expand, path_text
+from ciuic.state.filling import Fill
 from ciuic.state.leaves import to_live
 from ciuic.state.optimizers import (
     LAYOUT,
@@ -18,7 +19,7 @@ from ciuic.state.optimizers import (
     slot_device,
 )
 from ciuic.state.plan import Plan
-from ciuic.state.tensors import dtype_name, fill
+from ciuic.state.tensors import dtype_name, new_tensor
 
 SHAPED_LIKE_PARAMETER = {
     "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "sum",
@@ -57,6 +58,18 @@ def match_optimizer(plan: Plan, optimizer: torch.optim.Optimizer, node: StateNod
     if other is not None:
         plan.read(other)
 
+    fills: dict[tuple[str, Key], Fill] = {}
+    if not loads_itself(optimizer):
+        stored_group = {live_index: stored_groups[stored_index] for live_index, stored_index in pairs}
+        for index, (group, names) in enumerate(zip(optimizer.param_groups, live_names, strict=True)):
+            later = stored_group[index] if plan.wanted(f"{text}/param_groups/{index}") else {}
+            for parameter, name in zip(group["params"], names, strict=True):
+                for slot, leaf in _fields(slots[name]).items() if name in wanted_names & set(slots) else ():
+                    if isinstance(leaf, Tensor) and leaf.array == "torch" and leaf.quantizer is None:
+                        device = _device(str(slot), group, later, parameter)
+                        fills[name, slot] = _fill(optimizer, parameter, slot, leaf, device)
+        plan.actions += fills.values()
+
     def apply() -> None:
         if loads_itself(optimizer):
             _load_whole(optimizer, live_names, stored_groups, slots, other)
@@ -68,7 +81,7 @@ def match_optimizer(plan: Plan, optimizer: torch.optim.Optimizer, node: StateNod
         for group, names in zip(optimizer.param_groups, live_names, strict=True):
             for parameter, name in zip(group["params"], names, strict=True):
                 if name in wanted_names:
-                    _set_slots(optimizer, group, parameter, slots.get(name))
+                    _set_slots(optimizer, group, parameter, slots.get(name), name, fills)
         if other is not None:
             optimizer.state.update({key: value for key, value in to_live(other).items() if key != LAYOUT})
         follow_devices(optimizer)
@@ -171,24 +184,40 @@ def _set_group(group: dict[str, Any], stored: dict[Key, StateNode]) -> None:
         group[str(key)] = new
 
 
+def _device(slot: str, group: dict[str, Any], stored: dict[Key, StateNode], parameter: torch.Tensor) -> torch.device:
+    """Where a slot belongs when its group is as it was stored."""
+    flags = {str(key): node.value for key, node in stored.items() if isinstance(node, Value)}
+    return slot_device(slot, {**group, **flags}, parameter)
+
+
+def _fill(
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor, slot: Key, leaf: Tensor, device: torch.device
+) -> Fill:
+    """A live tensor of the same form is filled where it is, to bound the memory; else a new one."""
+
+    def choose() -> torch.Tensor:
+        now = optimizer.state.get(parameter, {}).get(slot)
+        return now if isinstance(now, torch.Tensor) and _same_form(now, leaf, device) else new_tensor(leaf, device)
+
+    return Fill(leaf, choose)
+
+
 def _set_slots(
-    optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: torch.Tensor, stored: StateNode | None
+    optimizer: torch.optim.Optimizer,
+    group: dict[str, Any],
+    parameter: torch.Tensor,
+    stored: StateNode | None,
+    name: str,
+    fills: dict[tuple[str, Key], Fill],
 ) -> None:
-    """Replace a parameter's state. A live tensor of the same form is filled where it is, to bound the memory."""
+    """Replace a parameter's state: what has been filled as it is, everything else new."""
     if stored is None:
         optimizer.state.pop(parameter, None)
         return
-    before = optimizer.state.get(parameter, {})
     after: dict[Any, Any] = {}
     for slot, node in _fields(stored).items():
-        device = slot_device(str(slot), group, parameter)
-        now = before.get(slot)
-        if isinstance(node, Tensor) and isinstance(now, torch.Tensor) and _same_form(now, node, device):
-            fill(now, node)
-            after[slot] = now
-        else:
-            new = to_live(node)
-            after[slot] = _on(new, device)
+        fill = fills.get((name, slot))
+        after[slot] = _on(to_live(node), slot_device(str(slot), group, parameter)) if fill is None else fill.live
     optimizer.state[parameter] = after
 
 

@@ -11,7 +11,8 @@ import torch
 
 from ciuic.errors import UnsupportedState
 from ciuic.objects.state_tree import StateNode, Tensor, walk
-from ciuic.state.tensors import check_supported, dtype_name, fill, tensor_leaf
+from ciuic.state.filling import Fill
+from ciuic.state.tensors import check_supported, dtype_name, tensor_leaf
 
 KeyFilter: TypeAlias = "str | Iterable[str] | Callable[[str], bool] | None"
 
@@ -28,12 +29,15 @@ def key_predicate(keys: KeyFilter) -> Callable[[str], bool]:
 
 @dataclass
 class Plan:
-    """What a restore will do. ``problems`` empty means that everything fits; ``tensors`` are what it will read."""
+    """What a restore will do. ``problems`` empty means that everything fits; ``tensors`` are what it will read.
+
+    ``actions`` are done in order; fills that follow each other are done at once.
+    """
 
     wanted: Callable[[str], bool]
     strict: bool
     parameter_names: Mapping[int, str]
-    actions: list[Callable[[], None]] = field(default_factory=list)
+    actions: list[Callable[[], None] | Fill] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -58,7 +62,7 @@ class Plan:
             self.problem(f"{path} and {first} share memory here, but their stored values differ", partial=False)
             return
         self.read(node)
-        self.actions.append(lambda: fill(live, node))
+        self.actions.append(Fill(node, lambda: live))
 
     def fits(self, live: torch.Tensor, node: StateNode, path: str) -> bool:
         """Same dtype, shape and quantizer; otherwise a problem that names both sides."""

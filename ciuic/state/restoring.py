@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from ciuic.errors import CiuicError, RestoreInterrupted, StateMismatch
 from ciuic.objects.state_tree import Container, StateNode, Tensor
+from ciuic.state.filling import Fill, Filler, fill_all
 from ciuic.state.gradients import named_parameters
 from ciuic.state.matching import match
 from ciuic.state.optimizers import parameter_names
@@ -28,11 +30,14 @@ def restore_state(
     strict: bool,
     keys: KeyFilter,
     rng: bool | None,
+    check: Callable[[Iterable[Any]], None],
+    filler: Filler,
 ) -> None:
     """Bring ``objects`` (component name → live object) to the stored state.
 
     ``components`` gives a component's tree, None when the snapshot has none. ``rng``: True demands the generators,
-    None takes them when they are there, False leaves them.
+    None takes them when they are there, False leaves them. ``check`` verifies the stored bytes of sources, and
+    ``filler`` brings them to their targets.
     StateMismatch and damage come before anything is changed; a later failure is RestoreInterrupted.
     """
     plan = Plan(key_predicate(keys), strict, parameter_names(objects.get("model")))
@@ -53,13 +58,10 @@ def restore_state(
         plan.read(generators)
     if plan.problems:
         raise StateMismatch(_listing(plan.problems), plan.problems)
-    for tensor in plan.tensors:
-        verify = getattr(tensor.source, "verify", None)
-        if verify is not None:
-            verify()
+    check(tensor.source for tensor in plan.tensors)
     for line in plan.skipped:
         logger.warning("Not restored: %s", line)
-    _apply(plan, generators)
+    _apply(plan, generators, filler)
 
 
 def _listing(problems: list[str]) -> str:
@@ -71,12 +73,16 @@ def _listing(problems: list[str]) -> str:
     )
 
 
-def _apply(plan: Plan, generators: StateNode | None) -> None:
+def _apply(plan: Plan, generators: StateNode | None, filler: Filler) -> None:
     """The second pass; the generators come last, since loading may draw numbers."""
     try:
         with torch.no_grad():
-            for action in plan.actions:
-                action()
+            for are_fills, actions in itertools.groupby(plan.actions, lambda action: isinstance(action, Fill)):
+                if are_fills:
+                    fill_all(list(actions), filler)  # type: ignore[arg-type]  # grouped by what they are
+                else:
+                    for action in actions:
+                        action()  # type: ignore[operator]
         if isinstance(generators, Container):
             set_rng(generators)
     except (Exception, KeyboardInterrupt) as error:

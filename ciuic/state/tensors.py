@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ciuic.errors import UnsupportedState
-from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS, element_width
+from ciuic.objects.dtypes import DTYPE_WIDTHS, PACKED_ELEMENTS
 from ciuic.objects.state_tree import Key, Tensor, TensorSource, path_text
 from ciuic.objects.tree import stored_nbytes
 
@@ -132,7 +132,7 @@ def _quantized_leaf(tensor: torch.Tensor, name: str, shape: tuple[int, ...], pat
         }
     else:
         raise UnsupportedState(f"{path} is quantised by {scheme}. Pass its integer representation and its scales.")
-    integers = tensor.int_repr() if name not in PACKED_ELEMENTS else _memory(tensor)
+    integers = tensor.int_repr() if name not in PACKED_ELEMENTS else memory_of(tensor)
     if name in PACKED_ELEMENTS and integers.numel() != stored_nbytes(name, shape):
         raise UnsupportedState(f"{path} is a view into a tensor of the packed dtype {name}. Pass a copy of it.")
     return Tensor(
@@ -140,7 +140,7 @@ def _quantized_leaf(tensor: torch.Tensor, name: str, shape: tuple[int, ...], pat
     )
 
 
-def _memory(tensor: torch.Tensor) -> torch.Tensor:
+def memory_of(tensor: torch.Tensor) -> torch.Tensor:
     """All the memory of a tensor as uint8: packed dtypes have no other view."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
@@ -156,14 +156,27 @@ def copy_bytes(source: TensorSource, target: memoryview, start: int = 0) -> None
         target[offset:stop] = memoryview(source.read(start + offset, start + stop)).cast("B")
 
 
-def to_torch(node: Tensor) -> torch.Tensor:
-    """A new contiguous CPU tensor with the leaf's dtype, shape and bits."""
-    if node.quantizer is not None:
-        return _to_quantized(node)
+def new_tensor(node: Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+    """A contiguous tensor of the leaf's dtype and shape, which need not be a quantised one. Its bits are any."""
     # As bytes first: torch warns about making an empty complex32.
-    data = torch.empty(node.source.nbytes, dtype=torch.uint8, device="cpu")
-    copy_bytes(node.source, byte_view(data))
+    data = torch.empty(node.source.nbytes, dtype=torch.uint8, device=device)
     return data.view(torch_dtype(node.dtype)).view(node.shape)
+
+
+def to_torch(node: Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+    """A new contiguous tensor with the leaf's dtype, shape and bits; a quantised one is moved to its device whole."""
+    if node.quantizer is not None:
+        return _to_quantized(node).to(device)
+    tensor = new_tensor(node, device)
+    if tensor.device.type == "cpu":
+        copy_bytes(node.source, byte_view(tensor))
+        return tensor
+    piece = byte_view(torch.empty(min(PIECE_BYTES, node.source.nbytes), dtype=torch.uint8, device="cpu"))
+    for start in range(0, node.source.nbytes, PIECE_BYTES):
+        part = piece[: min(PIECE_BYTES, node.source.nbytes - start)]
+        copy_bytes(node.source, part, start)
+        put_bytes(tensor, start, part)
+    return tensor
 
 
 def _to_quantized(node: Tensor) -> torch.Tensor:
@@ -183,34 +196,35 @@ def _to_quantized(node: Tensor) -> torch.Tensor:
             dtype=dtype,
             device="cpu",
         )
-    copy_bytes(node.source, byte_view(_memory(tensor)))
+    copy_bytes(node.source, byte_view(memory_of(tensor)))
     return tensor
 
 
-def fill(live: torch.Tensor, node: Tensor) -> None:
-    """Put the leaf's bits into a live tensor of the same dtype and shape, where it is."""
-    live = live.detach()
-    if live.numel() == 0:
+def put_bytes(live: torch.Tensor, position: int, piece: Any) -> None:
+    """Put bytes where they belong in the row-major order of a tensor in any layout, on any device.
+
+    ``piece`` begins with byte ``position``, at an element, and holds whole elements.
+    """
+    view = memoryview(piece)
+    new = torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)
+    if live.element_size() == 1:
+        live = live.view(torch.uint8)  # torch cannot copy int1 … uint7; as bytes it can
+    _put(live, position // live.element_size(), new.view(live.dtype))
+
+
+def _put(live: torch.Tensor, start: int, new: torch.Tensor) -> None:
+    """``new`` (1-D) becomes the elements from ``start`` on, in row-major order."""
+    if live.is_contiguous():
+        live.view(-1)[start : start + len(new)].copy_(new)
         return
-    if live.is_quantized:
-        if node.dtype in PACKED_ELEMENTS:
-            _memory(live).copy_(_memory(to_torch(node)))
+    row = live[0].numel()
+    while len(new):
+        first, inside = divmod(start, row)
+        if inside or len(new) < row:
+            count = min(row - inside, len(new))
+            _put(live[first], inside, new[:count])
         else:
-            live.copy_(to_torch(node))
-        return
-    if not live.is_contiguous() or live.is_conj() or live.is_neg():
-        bytewise = live.element_size() == 1  # torch cannot copy int1 … uint7; as bytes it can
-        new = to_torch(node)
-        (live.view(torch.uint8) if bytewise else live).copy_(new.view(torch.uint8) if bytewise else new)
-        return
-    if live.device.type == "cpu":
-        copy_bytes(node.source, byte_view(live))
-        if not live.is_inference():
-            torch.autograd.graph.increment_version(live)
-        return
-    flat, width = live.view(-1), element_width(node.dtype)
-    step = PIECE_BYTES // width
-    for start in range(0, flat.numel(), step):
-        piece = torch.empty(min(step, flat.numel() - start) * width, dtype=torch.uint8, device="cpu").view(live.dtype)
-        copy_bytes(node.source, byte_view(piece), start * width)
-        flat[start : start + piece.numel()].copy_(piece)
+            rows = len(new) // row
+            count = rows * row
+            live[first : first + rows].copy_(new[:count].view(rows, *live.shape[1:]))
+        start, new = start + count, new[count:]

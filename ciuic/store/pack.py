@@ -169,6 +169,10 @@ class Pack:
         if self.fs.read_into(self._descriptor, [out], start, self.path) != len(out):
             raise DamagedData(f"{self.path} at offset {record.offset}: the record is cut short. Run `ciuic fsck`.")
 
+    def read_into(self, out: memoryview, offset: int) -> int:
+        """Bytes of the file from ``offset`` on into ``out``, unverified; returns how many: fewer only at its end."""
+        return self.fs.read_into(self._descriptor, [out], offset, self.path)
+
     def stored_many(self, records: Iterable[Placed], *, check: bool = True) -> Iterator[tuple[Placed, memoryview]]:
         """Each record of this pack, as its footer lists it, with its stored bytes, in the order of the file.
 

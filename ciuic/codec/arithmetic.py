@@ -23,6 +23,10 @@ TEST_SUMS = np.array([0x3F800000, 0x3F800002, 0x00000003, 0x007FFFFF], np.uint32
 TEST_DOUBLES = np.array([2.0**-148, -(2.0**-149)]).tobytes()
 
 
+class InexactArithmetic(CodecError):
+    """This thread's floating point is not IEEE's and cannot be made so: nothing is wrong with what is stored."""
+
+
 class _Environment:
     """C's floating-point environment of the calling thread."""
 
@@ -54,7 +58,7 @@ _ENVIRONMENT = _environment()
 
 
 class ieee:
-    """``with ieee():`` this thread computes as IEEE 754 says. CodecError where that cannot be had."""
+    """``with ieee():`` this thread computes as IEEE 754 says. InexactArithmetic where that cannot be had."""
 
     __slots__ = ("_errors", "_saved")
 
@@ -69,7 +73,10 @@ class ieee:
         self._errors.__enter__()
         if not computes_exactly():
             self.__exit__(None, None, None)
-            raise CodecError("this thread flushes denormals or does not round to the nearest, and it cannot be changed")
+            raise InexactArithmetic(
+                "this thread flushes denormals or does not round to the nearest, and ciuic cannot change that here: "
+                "call torch.set_flush_denormal(False) in it, or read the repository in another process"
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -14,7 +14,8 @@ def apply(rule: str, numbers: Mapping[str, Any], bases: Sequence[Any], out: Any)
     """Fill the writable buffer ``out`` with what ``rule`` makes of the buffers ``bases``, the same on every machine.
 
     ``numbers``: those of the recipe (objects/recipe.py), or more. ``out`` may be the very memory of the first base of a
-    step. CodecError where lengths do not fit, or where this thread's arithmetic is not IEEE's and cannot be made so.
+    step. CodecError where lengths do not fit; InexactArithmetic, which is one, where this thread's floating point is
+    not IEEE's and cannot be made so.
     """
     from ciuic.codec.arithmetic import ieee  # and so numpy, which `ciuic log` need not load
 

@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,16 @@ def test_where_an_element_stands_changes_nothing(rule, count):
     first = bytearray(bases[0])
     rules.apply(rule, STEP, [first, *bases[1:]], first)
     assert first == whole
+
+
+def test_threads_do_not_disturb_each_other():
+    """Each has scratch of its own."""
+    chance = np.random.default_rng(0)
+    works = [[chance.standard_normal(5 * BLOCK).astype(np.float32) ** 2 for _ in range(3)] for _ in range(8)]
+    alone = [applied("adamw.second_moment", STEP, bases) for bases in works]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda bases: applied("adamw.second_moment", STEP, bases), works * 4))
+    assert together == alone * 4
 
 
 def trained(kind, steps, **options):

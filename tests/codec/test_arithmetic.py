@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ciuic.codec import CodecError, arithmetic, rules
+from ciuic.codec import arithmetic, rules
 from ciuic.codec.adamw import numbers
-from ciuic.codec.arithmetic import computes_exactly, ieee
+from ciuic.codec.arithmetic import InexactArithmetic, computes_exactly, ieee
 
 STEP = numbers({"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-40, "weight_decay": 0.01}, 3.0, True)
 UPWARD = {"x86_64": 0x800, "aarch64": 0x400000, "arm64": 0x400000}.get(platform.machine())
@@ -102,7 +102,7 @@ def test_arithmetic_that_cannot_be_had_is_an_error(monkeypatch, bases):
             return "skip"
         try:
             guesses(bases)
-        except CodecError as error:
+        except InexactArithmetic as error:
             return str(error)
         return "a guess"
 

@@ -10,13 +10,13 @@ import numpy as np
 from ciuic.codec.transforms import NONE, ROTATED, ZIGZAG, Elements, elements_of, transformed
 
 RAW, ZSTD, CONSTANT, SPLIT = 0, 1, 2, 3
-ELEMENTS = 1536
+ELEMENTS = 1024
 """Elements of a sample: the entropy of a byte is then known to about 0.03 of its 8 bits."""
 PLANE_WORTH_IT = 0.96
 """What a plane has to leave at most: below, its gain is lost in the noise and its time is not."""
 ROTATION_GAINS = 0.99
 """Rotating takes three passes over the elements, and what it leaves codes more slowly."""
-SKEWED = 0.4
+SKEWED = 0.35
 """Share of its bits that a plane may have for ``SPLIT``; above, Huffman codes are as small and as fast."""
 MOSTLY = 0.75
 """Share of the elements that have one value, for codes of one bit."""
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
 
 def _terms() -> Elements:
-    """By count c: c·log2(c), less the share of a value that occurs in the bias of a sample's entropy (Miller, Madow)."""
+    """c·log2(c) by count c, less what a value that occurs has of the bias of a sample's entropy (Miller, Madow)."""
     counts = np.arange(1, 2 * ELEMENTS + 1)
     return np.concatenate([[0.0], counts * np.log2(counts) - LOG2_E / 2])
 

@@ -15,9 +15,10 @@ their number. Together the groups have each byte once. What a stream gives is n 
     method 0  raw         n · bytes
     method 1  zstandard   one frame with its content size, which is n · bytes
     method 2  constant    one integer of ``bytes`` bytes, the same in all elements
-    method 3  split       bits u8 (1 or 2), coded u8 (0 or 1), zeros 2, length of the codes u32, centre u64;
-                          the codes (split.py), as they are or as one frame; then what the codes leave over: header
-                          and streams as above, of elements of ``bytes`` bytes, transform 0. At most 4 in one another.
+    method 3  split       bits u8 (0, 1 or 2), coded u8 (0 or 1), zeros 2, length of the codes u32, number of the
+                          rest u32, zeros 4, centre u64; the codes (split.py), as they are or as one frame, or instead
+                          the gaps: header and streams as above, of elements of 4 bytes, transform 0; then the rest:
+                          the same, of elements of ``bytes`` bytes. At most 4 in one another.
 
 Transforms, modulo 2^(8·width), x being the element: 0, x itself; 1, x rotated left by one bit, so that a float's
 exponent fills the highest byte and its sign is the lowest bit; 2, zigzag of the difference d of x and the element of
@@ -39,13 +40,13 @@ from ciuic.codec.transforms import NONE, ZIGZAG, Elements, elements_of, restore,
 
 HEAD = struct.Struct("<BB6x")
 GROUP = struct.Struct("<BBBxI")
-SPLIT_HEAD = struct.Struct("<BB2xIQ")
+SPLIT_HEAD = struct.Struct("<BB2xII4xQ")
 MOST_GROUPS = 8
 MOST_NESTED = 4
 WIDTHS = (1, 2, 4, 8)
 FRAME_WORTH_IT = 0.97
 MOST_REST = 0.6
-FEW = 0.02
+GAPS_PLAN = Plan(NONE, (Group(0, 1, ZSTD), Group(1, 1, ZSTD), Group(2, 2, CONSTANT, 1)), 1.0)
 
 
 class _Coder:
@@ -107,12 +108,14 @@ class _Coder:
 
     def split(self, plane: Elements, group: Group, depth: int) -> list[Any]:
         """The parts of the stream; none where too much is left over."""
-        codes, rest = split.split(plane, group.bits, group.centre)
+        bits, codes, rest = split.split(plane, group.bits, group.centre)
         if len(rest) > MOST_REST * len(plane):
             return []
-        frame = self.frame(codes)
-        kept = codes.tobytes() if frame is None else frame
-        head = SPLIT_HEAD.pack(group.bits, frame is not None, len(kept), group.centre)
+        coded = bits != split.GAPS
+        kept: Any = self.frame(codes) if coded else self.payload(codes, GAPS_PLAN, MOST_NESTED)
+        if kept is None:
+            coded, kept = False, codes.tobytes()
+        head = SPLIT_HEAD.pack(bits, coded, len(kept), len(rest), group.centre)
         return [head, kept, self.payload(rest, choice.rest(rest), depth + 1)]
 
 
@@ -203,22 +206,35 @@ def _values(stream: _Stream, count: int, depth: int, zeros: Elements | None = No
         return np.frombuffer(stream.data, kind).reshape(())
     if stream.method == ZSTD:
         return np.frombuffer(zstd.decompress(stream.data, count * stream.size), kind)
-    bits, coded, length, centre = SPLIT_HEAD.unpack_from(stream.data)
+    bits, coded, length, many, centre = SPLIT_HEAD.unpack_from(stream.data)
     data = stream.data[SPLIT_HEAD.size :]
-    nbytes = split.codes_length(bits, count) if bits in (1, 2) else -1
-    if nbytes < 0 or coded > 1 or length > len(data) or (not coded and length != nbytes) or centre >> 8 * stream.size:
+    if bits > 2 or coded > 1 or length > len(data) or many > count or centre >> 8 * stream.size:
         raise CodecError("not the header of a split")
+    rest = _nested(data[length:], many, stream.size, depth + 1)
+    if bits == split.GAPS:
+        places = split.places(_nested(data[:length], many, 4, MOST_NESTED), count)
+        x = split.filled(centre, count, stream.size, depth) if zeros is None or centre else zeros
+        x[places] = rest
+        return x
+    nbytes = split.codes_length(bits, count)
+    if not coded and length != nbytes:
+        raise CodecError("codes of the wrong length")
     codes = zstd.decompress(data[:length], nbytes) if coded else data[:length]
     x, escaped = split.joined(np.frombuffer(codes, np.uint8), bits, centre, count, stream.size, depth)
-    rest = np.empty(np.count_nonzero(escaped), kind)
-    transform, streams, tail = _parsed(data[length:], len(rest), stream.size)
-    if transform != NONE or len(tail) or depth == MOST_NESTED:
-        raise CodecError("not the rest of a split")
-    _fill(rest, streams, depth + 1)
-    if zeros is not None and bits == 1 and centre == 0 and len(rest) < FEW * count:
-        zeros[split.positions(escaped)] = rest
-        return zeros
-    split.place(x, escaped, rest)
+    if np.count_nonzero(escaped) != many:
+        raise CodecError("a rest of the wrong length")
+    split.put(x, escaped, rest)
+    return x
+
+
+def _nested(data: memoryview, count: int, width: int, depth: int) -> Elements:
+    """The gaps or the rest of a split."""
+    transform, streams, tail = _parsed(data, count, width)
+    if transform != NONE or len(tail) or depth > MOST_NESTED + 1:
+        raise CodecError("not a part of a split")
+    x = np.empty(count, f"<u{width}")
+    if count:
+        _fill(x, streams, depth)
     return x
 
 

@@ -19,7 +19,7 @@ from ciuic.store.marking import Marks
 from ciuic.store.pack_format import FooterRow
 from ciuic.store.rebasing import Rebasing, RepackReport
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
-from ciuic.store.repacking import candidates, copy_live
+from ciuic.store.repacking import candidates, copy_live, without_support
 from ciuic.store.store import Store, index_rows
 
 EXCLUSIVE_TIMEOUT_S = 30.0
@@ -132,7 +132,7 @@ class _Collector:
             logs = read_logs(store)
             marks.prunes = store.refs.prunes()
             marks.walk(self._values(logs))
-            dead = self._dead(marks)
+            dead = without_support(marks, self._dead(marks))
             report = self._report(marks, logs, dead, repacked)
             self._empty("tmp")  # no commit is under way: it is all left-overs, but for what a writer process holds
             self._expire(logs)
@@ -276,7 +276,9 @@ class _Collector:
             row[0] for name in dead for row in index_rows(store.pack(name).rows) if self._indexed_in(row[0], name)
         ]
         with contextlib.suppress(CiuicError, OSError, lmdb.Error):
-            store.index.update(generation, dropped=dropped, dropped_packs=dead, next_generation=generation + 1)
+            # Anew: a dead pack may have held a damaged copy less deep than the intact one.
+            fresh = {name: index_rows(store.pack(name).rows) for name in self.fresh_packs}
+            store.index.update(generation, fresh, {}, dropped, dead, next_generation=generation + 1)
         for name in sorted(dead):
             aside = f"quarantine/{name}-{generation}" if name in self._bad_packs else f"trash/{name}"
             store.fs.rename(store.join("packs", f"{name}.pack"), store.join(f"{aside}.pack"))

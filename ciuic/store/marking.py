@@ -143,6 +143,11 @@ class Marks:
         bits = self.bits.get(pack.name) or bytes(len(pack.rows))
         return [Row(pack, number) for number, bit in enumerate(bits) if bit]
 
+    def dead(self, pack: Pack) -> list[Row]:
+        """The other rows."""
+        bits = self.bits.get(pack.name) or bytes(len(pack.rows))
+        return [Row(pack, number) for number, bit in enumerate(bits) if not bit]
+
     def live_rows(self, pack: Pack) -> list[FooterRow]:
         """The same as the footer has them."""
         return [pack.rows[row.number] for row in self.live(pack)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from ciuic.errors import DamagedData, MissingObject
-from ciuic.objects.ids import NO_ID
+from ciuic.objects.ids import NO_ID, Kind
 from ciuic.store.copies import Row, readable
 from ciuic.store.decoding import Decoder
 from ciuic.store.marking import Marks
@@ -28,6 +28,7 @@ def candidates(marks: Marks, *, thorough: bool = False, without: frozenset[str] 
     partly: list[tuple[float, int, int, str]] = []
     small: list[str] = []
     chosen: list[str] = []
+    gone: set[str] = set()
     alive = waste = 0
     for name in sorted(marks.store.present - without):
         pack = readable(marks.store, name)
@@ -37,6 +38,7 @@ def candidates(marks: Marks, *, thorough: bool = False, without: frozenset[str] 
         dead = sum(row.header.stored_length for row in pack.rows) - live
         alive += live
         if not live:
+            gone.add(name)
             continue
         if live < REPACK_BELOW * (live + dead) or (thorough and dead):
             chosen.append(name)
@@ -53,7 +55,45 @@ def candidates(marks: Marks, *, thorough: bool = False, without: frozenset[str] 
             chosen.append(name)
     if len(small) >= (2 if thorough else MANY_SMALL_PACKS):
         chosen += [name for name in small if name not in set(chosen)]
+    going = set(chosen) | gone
+    leaning = {name: leans_on(marks, name) for _, dead, _, name in partly if dead and name not in going}
+    while more := [name for name, packs in leaning.items() if name not in going and not going.isdisjoint(packs)]:
+        going.update(more)
+        chosen += more
     return chosen
+
+
+def leans_on(marks: Marks, name: str) -> set[str]:
+    """Other packs with dead records on which dead records of this pack rest.
+
+    While a pack stays, so does what its dead records rest on: a commit may rely on whatever a footer lists.
+    """
+    packs: set[str] = set()
+    pack = readable(marks.store, name)
+    if pack is None:
+        return packs
+    copies = marks.copies
+    for row in marks.dead(pack):
+        header = row.header
+        if header.base == NO_ID or header.kind is not Kind.CHUNK:
+            continue
+        with contextlib.suppress(DamagedData, MissingObject):
+            below = copies.below(header)
+            if copies.has_recipe(header):
+                below.append(copies.find(header.base, Kind.RECIPE))
+            packs.update(each.pack.name for each in below if not marks.level(each) and each.pack.name != name)
+    return packs
+
+
+def without_support(marks: Marks, dead: set[str]) -> set[str]:
+    """The packs of ``dead`` that may go: those on which dead records of the other packs rest stay for now."""
+    going = set(dead)
+    staying = sorted(marks.store.present - going)
+    while staying:
+        kept = leans_on(marks, staying.pop()) & going
+        going -= kept
+        staying += sorted(kept)
+    return going
 
 
 def copy_live(marks: Marks, names: list[str], session: PackSession, decoder: Decoder) -> dict[str, list[FooterRow]]:

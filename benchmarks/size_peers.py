@@ -107,13 +107,14 @@ class Borg(Program):
 
 
 class Zipnn:
-    """Each tensor by itself; with ``delta``, its XOR with the version before, the first version without."""
+    """Each tensor by itself, in a file like the version's; with ``delta``, its XOR with the version before, if any."""
 
     def __init__(self, folder: str, delta: bool) -> None:
         self.delta = delta
         self.stored = 0
 
     def add(self, version: Version) -> None:
+        self.stored += os.path.getsize(version.path) - sum(tensor.nbytes for tensor in version.state.values())
         for name, tensor in version.state.items():
             dtype = ZIPNN_DTYPES.get(tensor.dtype)
             base = version.before.get(name) if self.delta and version.before is not None else None

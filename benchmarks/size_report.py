@@ -50,6 +50,11 @@ class Record:
     def peers(self) -> list[str]:
         return [name for name in PEERS if name in self.stored]
 
+    @property
+    def chunks(self) -> int:
+        """Stored bytes of ciuic's chunks, as its snapshots say."""
+        return sum(stored for kinds in self.kinds.values() for _, stored in kinds.values())
+
     def smallest_peer(self) -> str:
         return min(self.peers, key=self.of_raw)
 
@@ -155,12 +160,16 @@ def beyond_the_first(results: Results) -> str:
                     share(floor),
                     share(later["ciuic"]),
                     f"{share(later[peer])} ({peer})" if peer else "",
+                    f"{(record.stored['ciuic'][-1] - record.chunks) / record.raw[-1]:.4f}" if record.chunks else "",
                     f"{record.folder / record.raw[-1]:.4f}" if record.folder else "",
                 ]
             )
     header = ["series", "ciuic, first", "floor, later ones", "ciuic, later ones", "smallest peer, later ones"]
-    title = "The first snapshot and the later ones, as fractions of their raw bytes; and ciuic's folder with its index:"
-    return f"{title}\n\n{table([*header, 'folder, all'], rows)}" if rows else ""
+    title = (
+        "The first snapshot and the later ones, as fractions of their raw bytes. Of all of them: what ciuic's packs "
+        "hold beside the chunks' stored bytes (headers, footers, trees, padding), and its folder with the index."
+    )
+    return f"{title}\n\n{table([*header, 'beside chunks, all', 'folder, all'], rows)}" if rows else ""
 
 
 def breakdown(results: Results) -> str:

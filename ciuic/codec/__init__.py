@@ -20,8 +20,8 @@ CHUNK_WORTH_IT = 0.72
 (bf16); what is mostly zeros, integers or fp8 goes below 70 %."""
 CLEARLY = 0.97
 """A delta has to be so much smaller than what rests on nothing."""
-SMALL = 128
-"""Bytes below which planes are not tried: their header costs more than they save."""
+SMALL = 512
+"""Bytes below which planes are not tried: a record's header is as large as what they save."""
 
 
 class Codec(IntEnum):

@@ -101,7 +101,7 @@ class _Coder:
             return CONSTANT, [group.centre.to_bytes(group.size, "little")]
         if group.method != ZSTD and depth < MOST_NESTED:
             parts = self.split(plane, group, depth)
-            if parts:
+            if 0 < sum(map(len, parts)) < plane.nbytes:
                 return SPLIT, parts
         frame = self.frame(plane)
         return (RAW, []) if frame is None else (ZSTD, [frame])
@@ -178,7 +178,7 @@ def decode_into(stored: memoryview, out: memoryview, width: int, based: bool) ->
     x = elements_of(out, width)
     if transform == NONE:
         _fill(x, streams, 0)
-    else:
+    elif len(x):
         z = scratch("elements", len(x), width)
         _fill(z, streams, 0)
         restore(transform, z, x)
@@ -187,6 +187,8 @@ def decode_into(stored: memoryview, out: memoryview, width: int, based: bool) ->
 
 def _fill(x: Elements, streams: list[_Stream], depth: int) -> None:
     """Put the groups together, the lowest first: widening it sets all other bytes to zero."""
+    if not len(x):
+        return
     lowest, *others = sorted(streams)
     values = _values(lowest, len(x), depth)
     np.copyto(x, values)
@@ -206,6 +208,8 @@ def _values(stream: _Stream, count: int, depth: int, zeros: Elements | None = No
         return np.frombuffer(stream.data, kind).reshape(())
     if stream.method == ZSTD:
         return np.frombuffer(zstd.decompress(stream.data, count * stream.size), kind)
+    if depth >= MOST_NESTED:
+        raise CodecError("too many splits in one another")
     bits, coded, length, many, centre = SPLIT_HEAD.unpack_from(stream.data)
     data = stream.data[SPLIT_HEAD.size :]
     if bits > 2 or coded > 1 or length > len(data) or many > count or centre >> 8 * stream.size:
@@ -230,11 +234,10 @@ def _values(stream: _Stream, count: int, depth: int, zeros: Elements | None = No
 def _nested(data: memoryview, count: int, width: int, depth: int) -> Elements:
     """The gaps or the rest of a split."""
     transform, streams, tail = _parsed(data, count, width)
-    if transform != NONE or len(tail) or depth > MOST_NESTED + 1:
+    if transform != NONE or len(tail):
         raise CodecError("not a part of a split")
     x = np.empty(count, f"<u{width}")
-    if count:
-        _fill(x, streams, depth)
+    _fill(x, streams, depth)
     return x
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 NONE, ROTATED, ZIGZAG = 0, 1, 2
-KEPT = 4 << 20
+KEPT = 2 << 20
 """Bytes of scratch that a thread keeps for each purpose; what is larger is allocated for one chunk."""
 
 Elements = np.ndarray[Any, np.dtype[Any]]
@@ -39,7 +39,8 @@ def scratch(purpose: str, count: int, width: int = 1) -> Elements:
 
 def elements_of(buffer: Any, width: int) -> Elements:
     """The whole elements of a buffer, in place."""
-    return np.frombuffer(buffer, f"<u{width}", len(buffer) // width)
+    count = len(buffer) // width
+    return np.frombuffer(buffer, f"<u{width}", count) if count else np.empty(0, f"<u{width}")
 
 
 def transformed(transform: int, x: Elements, base: Elements | None) -> Elements:

@@ -27,6 +27,7 @@ COMMANDS = {
     "import": ("files", "Make a snapshot of such a file"),
     "prune": ("upkeep", "Give up a snapshot's state, or a part of it"),
     "gc": ("upkeep", "Free what nothing needs any more"),
+    "repack": ("upkeep", "Store anew what rests on what nothing needs"),
     "fsck": ("upkeep", "Check the repository"),
     "stats": ("stats", "Show what is stored and what was saved"),
     "demo": ("setup", "Watch a training die and resume"),

@@ -1,4 +1,4 @@
-"""Commands that keep a repository small and sound: prune, gc, fsck."""
+"""Commands that keep a repository small and sound: prune, gc, repack, fsck."""
 
 from __future__ import annotations
 
@@ -70,6 +70,10 @@ def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
     if report.held_by_reflog:
         size = humane.size(report.reflog_bytes)
         yield f"  {report.held_by_reflog} in reflogs alone, {size}; --expire AGE lets go of it sooner"
+    if report.resting_bytes:
+        yield f"  {humane.size(report.resting_bytes)} of it only because other chunks rest on it"
+    if report.rebased:
+        yield f"Stored {humane.count(report.rebased, 'chunk')} anew, on others: {humane.size(report.rebased_bytes)}"
     if report.pruned:
         yield f"  {report.pruned} of them pruned, whole or in part"
     forgot = "Would forget" if report.dry_run else "Forgot"
@@ -78,6 +82,32 @@ def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
         yield f"{forgot} {humane.count(records, 'reflog entry', 'reflog entries')} of {printable(name)}"
     for pack in report.quarantined:
         yield session.paint(f"Quarantined the damaged pack {pack}", "red")
+
+
+@click.command("repack", cls=Command)
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@click.option("--flatten", metavar="REV", type=REVISION, help="Make this snapshot self-contained instead.")
+@pass_session
+def repack_command(session: Session, dry_run: bool, flatten: str | None) -> None:
+    """Store anew what rests on chunks that no snapshot needs, and rewrite packs without what is dead.
+
+    gc does the same when there is enough to gain. With --flatten each chunk of the snapshot gets a copy that rests on
+    no other: it is restored faster, and takes more room.
+    """
+    if flatten is not None and dry_run:
+        raise click.UsageError("--dry-run says nothing about --flatten: give one of the two.")
+    report = session.repo().repack(flatten, dry_run=dry_run)
+    if session.as_json:
+        session.emit(asdict(report))
+        return
+    if report.gc is None:
+        chunks = humane.count(report.chunks, "chunk")
+        session.line(session.paint(f"Stored {chunks} anew", "bold") + f": {humane.size(report.added_bytes)}")
+        session.line(f"{short(report.flattened or '')} rests on no other snapshot now")
+        session.remark("`ciuic gc` frees what only it rested on.")
+        return
+    for line in _gc_lines(session, report.gc):
+        session.line(line)
 
 
 @click.command("fsck", cls=Command)

@@ -154,3 +154,27 @@ def test_a_new_repository(tmp_path: Path) -> None:
     run_here("init", str(tmp_path / "new"))
     assert run_here("--repo", str(tmp_path / "new"), "gc").code == 0
     assert run_here("--repo", str(tmp_path / "new"), "fsck").code == 0
+
+
+def test_repack(change: Run, copy: Path) -> None:
+    """A repack frees what gc would, keeps every snapshot, and says what it did."""
+    change("prune", "main~3")
+    before = packs(copy)
+    assert change("repack", "--dry-run").lines[0].startswith("Would free ")
+    assert packs(copy) == before, "a trial changes nothing"
+    record = change("--json", "repack").record
+    assert record["flattened"] is None
+    assert record["gc"]["freed_bytes"] > 0
+    assert packs(copy) != before
+    assert change("cat", "main~2:extra/tokens_seen").out == "399000\n"
+    assert change("fsck", "--read-data").code == 0
+
+
+def test_repack_flatten(change: Run, ids: dict[str, str]) -> None:
+    """Flattening says which snapshot rests on nothing now; a snapshot that is not there is named."""
+    result = change("repack", "--flatten", "main~2")
+    assert re.match(r"Stored \d+ chunks? anew", result.lines[0])
+    assert change("--json", "repack", "--flatten", "main~2").record["chunks"] == 0
+    assert change("fsck", "--read-data").code == 0
+    assert change("repack", "--flatten", "nothing").code == 21
+    assert change("repack", "--flatten", "main", "--dry-run").code == 2

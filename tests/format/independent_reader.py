@@ -64,14 +64,19 @@ def integers(method, stream, size, count):
     """What a group's stream gives: an array of ``count`` integers."""
     kind = f"<u{size}"
     if method == 3:
-        bits, coded, length, centre = struct.unpack_from("<BB2xIQ", stream)
-        codes = stream[16 : 16 + length]
-        if coded:
-            codes = decompress(codes, -(-count * bits // 8))
-        bit = np.unpackbits(np.frombuffer(codes, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
-        code = bit @ [1, 2][:bits]
-        made, rest = (code.astype(np.uint64) + np.uint64(centre)).astype(kind), code == 2**bits - 1
-        _, made[rest], tail = elements(stream[16 + length :], int(rest.sum()), size)
+        bits, coded, length, many, centre = struct.unpack_from("<BB2xII4xQ", stream)
+        codes, code = stream[24 : 24 + length], np.zeros(count, np.uint64)
+        if bits == 0:
+            _, gaps, _ = elements(codes, many, 4)
+            rest = np.cumsum(gaps, dtype=np.int64) + np.arange(many)
+        else:
+            if coded:
+                codes = decompress(codes, -(-count * bits // 8))
+            bit = np.unpackbits(np.frombuffer(codes, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
+            code = (bit @ [1, 2][:bits]).astype(np.uint64)
+            rest = code == 2**bits - 1
+        made = (code + np.uint64(centre)).astype(kind)
+        _, made[rest], tail = elements(stream[24 + length :], many, size)
         assert not tail
         return made
     if method == 1:

@@ -9,6 +9,7 @@ Beside them stands what ciuic's own encoder made of tensors.
 """
 
 import base64
+import itertools
 import json
 import random
 import shutil
@@ -75,15 +76,21 @@ def stream(chance, integers, size, method, depth=0):
     data = joined(integers, size)
     if method != SPLIT:
         return {RAW: data, ZSTD: frame(data), CONSTANT: data[:size]}[method]
-    bits, coded = chance.choice([1, 2]), chance.choice([0, 1])
-    centre, rest = chance.choice([*integers[:2], 2 ** (8 * size) - 1]), 2**bits - 1
+    bits, coded = chance.choice([0, 1, 2]), chance.choice([0, 1])
+    centre, rest = chance.choice([*integers[:2], 2 ** (8 * size) - 1]), 2 ** (bits or 1) - 1
     codes = [min((each - centre) % 2 ** (8 * size), rest) for each in integers]
-    number = sum(code << bits * place for place, code in enumerate(codes))
-    kept = number.to_bytes(-(-len(codes) * bits // 8), "little")
-    kept = frame(kept) if coded else kept
+    if bits == 0:
+        marked = [-1, *(place for place, code in enumerate(codes) if code)]
+        gaps = [place - before - 1 for before, place in itertools.pairwise(marked)]
+        how = chance.choice([RAW, ZSTD])
+        coded, kept = 0, groups_of(0, [(0, 4, how, stream(chance, gaps, 4, how))])
+    else:
+        number = sum(code << bits * place for place, code in enumerate(codes))
+        kept = number.to_bytes(-(-len(codes) * bits // 8), "little")
+        kept = frame(kept) if coded else kept
     left = [each for each, code in zip(integers, codes, strict=True) if code == rest]
     method = SPLIT if depth < 3 and left and chance.random() < 0.7 else RAW
-    head = struct.pack("<BB2xIQ", bits, coded, len(kept), centre)
+    head = struct.pack("<BB2xII4xQ", bits, coded, len(kept), len(left), centre)
     return head + kept + groups_of(0, [(0, size, method, stream(chance, left, size, method, depth + 1))])
 
 

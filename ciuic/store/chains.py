@@ -57,10 +57,10 @@ def _by_other_copies(
         try:
             return [resolve(store, record.header.id, known, damaged) for record in records]
         except CiuicError:
-            lost = {bad.header.id}
+            lost = {bad}
             for node in evaluation.order:  # a commit must not rely on what cannot be read
-                if any(base.header.id in lost for base in node.bases):
-                    lost.add(node.header.id)
+                if not lost.isdisjoint(node.bases):
+                    lost.add(node)
                     store.forget(node.header.id, node.pack.name)
             raise first from failed
 

@@ -54,28 +54,27 @@ class Evaluation:
 
     def __init__(self, records: Sequence[Record], outs: Sequence[memoryview | None]) -> None:
         """``outs``: where each one's raw bytes go; None: nowhere, they are verified only."""
-        self.chosen = _shallowest(records)
-        self.outs: dict[bytes, list[memoryview]] = {}
-        self.asked = {record.header.id for record in records}
+        self.asked = set(records)
+        self.outs: dict[Record, list[memoryview]] = {}
         for record, out in zip(records, outs, strict=True):
             if out is not None:
                 view = memoryview(out).cast("B")
                 if len(view) != record.header.raw_length:
                     raise DamagedData(f"{record.where}: a chunk of {record.header.raw_length} bytes, not {len(view)}.")
-                self.outs.setdefault(record.header.id, []).append(view)
-        self.order = list(self._bottom_up(records))
+                self.outs.setdefault(record, []).append(view)
+        self.order = list(_bottom_up(records))
         self.most_live = 0
-        self._uses = Counter(base for node in self.order for base in self._bases(node))
-        self._homes = {id: views[0] for id, views in self.outs.items()}
+        self._uses = Counter(base for node in self.order for base in set(node.bases))
+        self._homes = {record: views[0] for record, views in self.outs.items()}
         for node in reversed(self.order):
             self._settle_below(node)
-        self._values: dict[bytes, memoryview] = {}
+        self._values: dict[Record, memoryview] = {}
         self._live = 0
         self._free: dict[int, list[memoryview]] = {}
 
     def run(self, *, check: bool, check_ids: bool = False) -> None:
         """Fill the outs. NodeFailed or WrongId. ``check``: stored bytes against their checksums, before they are
-        decoded. ``check_ids``: those of intermediates too."""
+        decoded. ``check_ids``: the ids of what the records rest on too."""
         for node in self.order:
             id = node.header.id
             try:
@@ -84,72 +83,43 @@ class Evaluation:
                 raise NodeFailed(node, DamagedData(f"{node.where}: chunk {id.hex()[:12]}: {error}.")) from error
             except (DamagedData, StorageError) as error:
                 raise NodeFailed(node, error) from error
-            self._values[id] = value
-            if (check_ids or id in self.asked) and digest(value) != id:
+            self._values[node] = value
+            if (check_ids or node in self.asked) and digest(value) != id:
                 if check_ids:
                     raise NodeFailed(node, _made_wrong(node))
                 raise WrongId
-            for other in self.outs.get(id, ())[1:]:
+            for other in self.outs.get(node, ())[1:]:
                 other[:] = value
-            for base in self._bases(node):
+            for base in set(node.bases):
                 self._uses[base] -= 1
                 if not self._uses[base]:
                     self._release(base, value)
-            if not self._uses[id]:
-                self._release(id)
+            if not self._uses[node]:
+                self._release(node)
 
     # The plan
 
-    def _bases(self, node: Record) -> set[bytes]:
-        return {base.header.id for base in node.bases}
-
-    def _bottom_up(self, records: Sequence[Record]) -> Iterator[Record]:
-        """Each node after its bases, the first base's line first."""
-        done: set[bytes] = set()
-        for record in records:
-            stack = [self.chosen[record.header.id]]
-            while stack:
-                node = stack[-1]
-                id = node.header.id
-                below = None
-                if id not in done:
-                    below = next((base.header.id for base in node.bases if base.header.id not in done), None)
-                if below is not None:
-                    stack.append(self.chosen[below])
-                    continue
-                stack.pop()
-                if id not in done:
-                    done.add(id)
-                    yield node
-
     def _settle_below(self, node: Record) -> None:
         """The first base is made where the node will be, if nobody else needs it: so a chain needs one buffer."""
-        home = self._homes.get(node.header.id)
-        if home is not None and self._may_take_place(node):
-            first = node.bases[0].header
-            if self._uses[first.id] == 1 and first.id not in self._homes and first.raw_length == len(home):
-                self._homes[first.id] = home
-
-    def _may_take_place(self, node: Record) -> bool:
-        """Whether the node's bytes may be made in the memory of its first base."""
-        if node.recipe is None:
-            return bool(node.bases)
-        first, *others = node.recipe.bases
-        return node.recipe.rule in IN_PLACE_RULES and first not in others
+        home = self._homes.get(node)
+        if home is not None and _may_take_place(node):
+            first = node.bases[0]
+            if self._uses[first] == 1 and first not in self._homes and first.header.raw_length == len(home):
+                self._homes[first] = home
 
     # The work
 
     def _value(self, node: Record, check: bool) -> memoryview:
         header = node.header
-        home = self._homes.get(header.id)
+        home = self._homes.get(node)
         if not node.bases:
             out = self._take(header.raw_length) if home is None else home
             self._read(node, out, check)
             return out
-        values = [self._values[base.header.id] for base in node.bases]
-        first, first_id = values[0], node.bases[0].header.id
-        free = self._uses[first_id] == 1 and (first_id not in self._homes or first is home)
-        if free and home in (None, first) and len(first) == header.raw_length and self._may_take_place(node):
+        values = [self._values[base] for base in node.bases]
+        first, base = values[0], node.bases[0]
+        free = self._uses[base] == 1 and (base not in self._homes or first is home) and _may_take_place(node)
+        if free and home in (None, first) and len(first) == header.raw_length:
             out = first
         else:
             out = self._take(header.raw_length) if home is None else home
@@ -158,9 +128,7 @@ class Evaluation:
 
             rules.apply(node.recipe.rule, node.recipe.numbers, values, out)
         elif out is not first:
-            if len(first) != len(out):
-                raise DamagedData(f"{node.where}: a delta to a base of another length.")
-            out[:] = first
+            out[:] = first  # of one length: the resolver has seen to it
         if header.codec != Codec.DERIVED:
             self._read(node, out, check)
         return out
@@ -188,24 +156,36 @@ class Evaluation:
             raise DamagedData(f"more than {MOST_LIVE_BYTES >> 20} MiB of chunks rest on each other at once.")
         return memoryview(bytearray(length))
 
-    def _release(self, id: bytes, taken: memoryview | None = None) -> None:
+    def _release(self, node: Record, taken: memoryview | None = None) -> None:
         """Nobody needs it any more; ``taken``: memory that holds something else by now."""
-        value = self._values.pop(id, None)
-        if value is not None and value is not taken and id not in self._homes:
+        value = self._values.pop(node, None)
+        if value is not None and value is not taken and node not in self._homes:
             self._free.setdefault(len(value), []).append(value)
 
 
-def _shallowest(records: Sequence[Record]) -> dict[bytes, Record]:
-    """One copy of each chunk of the graph: a shallower one serves whoever a deeper one serves."""
-    chosen: dict[bytes, Record] = {}
-    stack = list(records)
-    while stack:
-        record = stack.pop()
-        other = chosen.get(record.header.id)
-        if other is None or record.header.depth < other.header.depth:
-            chosen[record.header.id] = record
-            stack += record.bases
-    return chosen
+def _bottom_up(records: Sequence[Record]) -> Iterator[Record]:
+    """Each node after its bases, the first base's line first."""
+    done: set[Record] = set()
+    for record in records:
+        stack = [record]
+        while stack:
+            node = stack[-1]
+            below = None if node in done else next((base for base in node.bases if base not in done), None)
+            if below is not None:
+                stack.append(below)
+                continue
+            stack.pop()
+            if node not in done:
+                done.add(node)
+                yield node
+
+
+def _may_take_place(node: Record) -> bool:
+    """Whether a node's bytes may be made in the memory of its first base."""
+    if node.recipe is None:
+        return bool(node.bases)
+    first, *others = node.bases
+    return node.recipe.rule in IN_PLACE_RULES and first not in others
 
 
 def _made_wrong(node: Record) -> DamagedData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ciuic.store.index import IndexRow, LogMark, Place
 
@@ -31,7 +31,7 @@ class FooterIndex:
     def update(
         self,
         generation: int,
-        packs: dict[str, Iterable[IndexRow]] | None = None,
+        packs: Mapping[str, Iterable[IndexRow]] | None = None,
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ciuic.errors import CiuicError, DamagedData, DamageError
-from ciuic.objects.ids import NO_ID, Kind
+from ciuic.objects.encoding import EncodingError
+from ciuic.objects.ids import Kind
+from ciuic.objects.recipe import decode_recipe
 from ciuic.objects.tree import BlobEntry, ChildEntry, TensorEntry
 from ciuic.store.expiry import read_logs
+from ciuic.store.fsck_chains import ChainChecker
 from ciuic.store.object_reader import read_snapshot, read_tree
 from ciuic.store.pack_format import ALIGNMENT, HEADER, RECORD_LENGTH
 from ciuic.store.reflog import NOTHING, SYMBOLIC
@@ -16,7 +20,7 @@ from ciuic.store.refs import WHOLE
 from ciuic.store.store import Store
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) packs."""
+"""Called with (done, total): packs, and then batches of the records that rest on others."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class FsckReport:
     packs: int
     bytes_read: int
     read_data: bool
+    recipes: int = 0
 
     @property
     def ok(self) -> bool:
@@ -41,8 +46,9 @@ class FsckReport:
 
 
 def check(store: Store, *, read_data: bool = False, progress: Progress | None = None) -> FsckReport:
-    """Check logs, footers, snapshots, trees, and that every chunk they need is listed; with ``read_data`` read all
-    payloads too and verify each against its checksum and its id. Changes nothing."""
+    """Check logs, footers, snapshots, trees, and that every chunk they need is listed, with all that it rests on; with
+    ``read_data`` read all payloads too, decode them, and verify each against its checksum and its id. Changes
+    nothing."""
     with store.shared():
         return _Checker(store, read_data, progress).run()
 
@@ -53,8 +59,10 @@ class _Checker:
         self.read_data = read_data
         self.progress = progress
         self.problems: list[str] = []
-        self.listed: set[bytes] = set()
+        self.listed: dict[bytes, int] = {}
+        """Id → depth of the shallowest intact copy."""
         self.bad: set[bytes] = set()
+        self.chains = ChainChecker(store, self.listed, self.bad, self.problems)
         self.trees: dict[bytes, bool] = {}
         self.bytes_read = 0
         self.chunks = 0
@@ -71,8 +79,9 @@ class _Checker:
             trees=len(self.trees),
             chunks=self.chunks,
             packs=len(self.store.present),
-            bytes_read=self.bytes_read,
+            bytes_read=self.bytes_read + self.chains.bytes_read,
             read_data=self.read_data,
+            recipes=len(self.chains.recipes),
         )
 
     def packs(self) -> None:
@@ -84,7 +93,10 @@ class _Checker:
                 self.problems.append(str(error))
             if self.progress:
                 self.progress(number + 1, len(names))
-        self.bad -= self.listed  # another copy is intact
+        for done, total in self.chains.check(read_data=self.read_data):
+            if self.progress:
+                self.progress(len(names) + done, len(names) + total)
+        self.bad -= self.listed.keys()  # another copy is intact
 
     def pack(self, name: str) -> None:
         pack = self.store.pack(name)
@@ -96,17 +108,26 @@ class _Checker:
             if row.offset % ALIGNMENT or row.offset - position >= 4096 + RECORD_LENGTH:
                 self.problems.append(f"{pack.path}: a record at an odd place: offset {row.offset}.")
             position = row.end
-            if header.base != NO_ID and header.depth == 0:
-                self.problems.append(f"{pack.path} at offset {row.offset}: a delta of depth 0.")
+            if header.kind is Kind.CHUNK and self.chains.collect(pack, row):
+                continue
             if self.read_data or header.kind is not Kind.CHUNK:
                 try:
-                    pack.raw(row.offset, header.stored_length, header.id)
+                    raw = pack.raw(row.offset, header.stored_length, header.id)
+                    if header.kind is Kind.RECIPE:
+                        self.chains.recipes[header.id] = self.recipe(header.id, raw)
                     self.bytes_read += header.stored_length
                 except DamagedData as error:
                     self.problems.append(str(error))
                     self.bad.add(header.id)
                     continue
-            self.listed.add(header.id)
+            self.listed[header.id] = 0
+
+    @staticmethod
+    def recipe(id: bytes, raw: Any) -> tuple[bytes, ...]:
+        try:
+            return decode_recipe(bytes(raw)).bases
+        except EncodingError as error:
+            raise DamagedData(f"recipe {id.hex()[:12]}: {error}.") from error
 
     def roots(self) -> list[str]:
         store = self.store
@@ -176,6 +197,8 @@ class _Checker:
                 for index, chunk in enumerate(entry.chunks):
                     if chunk not in self.listed:
                         state = "damaged" if chunk in self.bad else "missing"
+                        if chunk in self.chains.lost:
+                            state = f"lost: {self.chains.lost[chunk]}"
                         self.problems.append(f"{path}/{key}: chunk {index} ({chunk.hex()[:12]}) is {state}.")
                         whole = False
         for name, child in tree.modules:

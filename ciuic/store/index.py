@@ -14,7 +14,7 @@ import contextlib
 import os
 import struct
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import lmdb
@@ -221,7 +221,7 @@ class Index:
     def update(
         self,
         generation: int,
-        packs: dict[str, Iterable[IndexRow]] | None = None,
+        packs: Mapping[str, Iterable[IndexRow]] | None = None,
         marks: dict[str, LogMark] | None = None,
         dropped: Iterable[bytes] = (),
         dropped_packs: Iterable[str] = (),
@@ -282,7 +282,7 @@ class Index:
         self.fs.rename(temporary, self.stamp_path)
 
     def create(
-        self, generation: int, packs: dict[str, Iterable[IndexRow]], marks: dict[str, LogMark]
+        self, generation: int, packs: Mapping[str, Iterable[IndexRow]], marks: dict[str, LogMark]
     ) -> None:
         """Start from nothing and fill it. The old file is unlinked, so whoever has it mapped is not disturbed."""
         self.fs.make_folder_if_missing(self.folder)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 MOST_NODES = 100_000
 """Copies that are looked at for one chunk: far above what a writer makes (some 1,000 at the largest depth)."""
+MOST_REMEMBERED = 1 << 18
 ANY_DEPTH = MOST_DEPTH + 1
-RULED = (Codec.DERIVED, Codec.PREDICTED)
+BASED = frozenset((Codec.DELTA, Codec.DERIVED, Codec.PREDICTED))
 
 
 @dataclass(slots=True, eq=False)
@@ -43,13 +44,20 @@ class Record:
 
 
 def resolve(
-    store: Store, id: bytes, known: dict[bytes, Record], avoid: Collection[tuple[str, bytes]] = frozenset()
+    store: Store,
+    id: bytes,
+    known: dict[bytes, Record],
+    avoid: Collection[tuple[str, bytes]] = frozenset(),
+    above: RecordHeader | None = None,
 ) -> Record:
-    """The record of a chunk; see Store.record. ``avoid``: (pack, id) of copies that are not to be used."""
+    """The record of a chunk; see Store.record.
+
+    ``avoid``: (pack, id) of copies that are not to be used. ``above``: what rests on it, and is deeper.
+    """
     while True:
         searched = store.present
         try:
-            return _Resolver(store, known, avoid).run(id)
+            return _Resolver(store, known, avoid).run(id, above)
         except MissingObject:
             if not store.look_again(searched):
                 raise
@@ -68,11 +76,12 @@ class _Resolver:
         self._lost: dict[bytes, tuple[int, CiuicError]] = {}
         """Id → the largest depth of what rests on it for which no copy served, and why."""
 
-    def run(self, id: bytes) -> Record:
+    def run(self, id: bytes, above: RecordHeader | None) -> Record:
         found: Record | None = self.known.get(id)
-        if found is not None:
+        if found is not None and (above is None or found.header.depth < above.depth):
             return found
-        searches = [self._search(id, None)]
+        searches = [self._search(id, above)]
+        found = None
         problem: CiuicError | None = None
         while searches:
             try:
@@ -100,6 +109,7 @@ class _Resolver:
 
     def _search(self, id: bytes, above: RecordHeader | None) -> Search:
         """The first copy whose bases are there, and less deep than ``above``, the header of what rests on it."""
+        store = self.store
         below = ANY_DEPTH if above is None else above.depth
         problem: CiuicError | None = None
         for pack, row in self._copies(id):
@@ -115,7 +125,7 @@ class _Resolver:
                         f"{pack.path} at offset {row.offset}: chunk {id.hex()[:12]} has depth {header.depth}, and what "
                         f"rests on it only {below}. Run `ciuic fsck`."
                     )
-                recipe, ids = self._rests_on(pack, row)
+                recipe, ids = rests_on(store, pack, row)
                 bases: list[Record] = []
                 for base in ids:
                     there = self.known.get(base)
@@ -127,7 +137,7 @@ class _Resolver:
             except (DamagedData, MissingObject, StorageError) as error:
                 problem = problem or error
                 continue
-            record = Record(self.store, pack, row.offset, header, recipe, tuple(bases))
+            record = Record(store, pack, row.offset, header, recipe, tuple(bases))
             other = self.known.get(id)
             if other is None or header.depth < other.header.depth:
                 self.known[id] = record
@@ -135,7 +145,7 @@ class _Resolver:
         if problem is None:
             needs = "" if above is None else f", on which chunk {above.id.hex()[:12]} rests,"
             problem = MissingObject(
-                f"chunk {id.hex()[:12]}{needs} is in no pack of {self.store.path}. `ciuic fsck` lists what is lost."
+                f"chunk {id.hex()[:12]}{needs} is in no pack of {store.path}. `ciuic fsck` lists what is lost."
             )
         self._lost[id] = below, problem
         raise problem
@@ -161,44 +171,84 @@ class _Resolver:
     def _doubted(self, pack: str, id: bytes) -> bool:
         return (pack, id) in self.avoid or (pack, id) in self.store.damaged_records
 
-    def _rests_on(self, pack: Pack, row: FooterRow) -> tuple[Recipe | None, tuple[bytes, ...]]:
-        header = row.header
-        problem = ""
-        if header.kind is not Kind.CHUNK:
-            problem = f"a {header.kind.name.lower()}"
-        elif header.base == NO_ID:
-            if header.depth:
-                problem = f"a chunk of depth {header.depth} without a base"
-            elif header.codec == Codec.DELTA or header.codec in RULED:
-                problem = f"a chunk of codec {header.codec} without a base"
-        elif not header.depth:
-            problem = "a chunk with a base, and of depth 0"
-        elif header.codec != Codec.DELTA and header.codec not in RULED:
-            problem = f"a chunk of codec {header.codec} with a base"
-        elif header.codec == Codec.DERIVED and header.stored_length:
-            problem = "a derived chunk with stored bytes"
-        if problem:
-            where = f"{pack.path} at offset {row.offset}"
-            raise DamagedData(f"{where}: {problem}, which no writer makes ({header.id.hex()[:12]}). Run `ciuic fsck`.")
-        if header.base == NO_ID:
-            return None, ()
-        if header.codec == Codec.DELTA:
-            return None, (header.base,)
-        recipe = self._recipe(pack, header.base)
-        return recipe, recipe.bases
 
-    def _recipe(self, pack: Pack, id: bytes) -> Recipe:
-        """Mostly in the same pack as what it makes."""
-        row = pack.by_id.get(id)
-        raw = None
-        if row is not None and not self._doubted(pack.name, id):
+def stands(store: Store, id: bytes, memo: dict[bytes, int]) -> bool:
+    """Whether footers list a chunk and all that it rests on, each less deep, in the copies that the index names.
+
+    ``memo``: id → depth of those that do, from earlier calls.
+    """
+    if len(memo) > MOST_REMEMBERED:
+        memo.clear()
+    path: list[tuple[bytes, int, tuple[bytes, ...]]] = []  # each a base of one below it in the list
+    waiting = [(id, ANY_DEPTH)]
+    looked = 0
+    while waiting:
+        here, below = waiting[-1]
+        if path and path[-1][0] == here:  # its bases stand
+            waiting.pop()
+            _, depth, bases = path.pop()
+            if any(memo[base] >= depth for base in bases):
+                return False
+            memo[here] = depth
+        elif here in memo:
+            waiting.pop()
+        else:
+            found = store.listed(here)
+            looked += 1
+            if found is None or found[1].header.depth >= below or looked > MOST_NODES:
+                return False
             try:
-                raw = pack.raw(row.offset, row.header.stored_length, id)
-            except (DamagedData, StorageError):
-                self.store.forget(id, pack.name)
-        if raw is None:
-            raw = self.store.read(Kind.RECIPE, id)
+                _, bases = rests_on(store, *found)
+            except (DamagedData, MissingObject, StorageError):
+                return False
+            depth = found[1].header.depth
+            path.append((here, depth, bases))
+            waiting += [(base, depth) for base in bases if base not in memo]
+    return True
+
+
+def wrong_header(header: RecordHeader) -> str:
+    """What a chunk's header says that no writer of ours makes; "" if nothing."""
+    if header.base == NO_ID:
+        if header.depth:
+            return f"a record of depth {header.depth} without a base"
+        return f"codec {header.codec} without a base" if header.codec in BASED else ""
+    if not header.depth:
+        return "a record with a base, and of depth 0"
+    if header.codec not in BASED:
+        return f"codec {header.codec} with a base"
+    if header.codec == Codec.DERIVED and header.stored_length:
+        return "a derived record with stored bytes"
+    return ""
+
+
+def rests_on(store: Store, pack: Pack, row: FooterRow) -> tuple[Recipe | None, tuple[bytes, ...]]:
+    """A chunk's recipe, if it has one, and the ids of its bases; DamagedData, MissingObject or StorageError."""
+    header = row.header
+    problem = wrong_header(header) if header.kind is Kind.CHUNK else f"a {header.kind.name.lower()}, and no chunk"
+    if problem:
+        where = f"{pack.path} at offset {row.offset}"
+        raise DamagedData(f"{where}: {header.id.hex()[:12]}: {problem}, which no writer makes. Run `ciuic fsck`.")
+    if header.base == NO_ID:
+        return None, ()
+    if header.codec == Codec.DELTA:
+        return None, (header.base,)
+    recipe = _recipe(store, pack, header.base)
+    return recipe, recipe.bases
+
+
+def _recipe(store: Store, pack: Pack, id: bytes) -> Recipe:
+    """Mostly in the pack of what it makes."""
+    row = pack.by_id.get(id)
+    raw = None
+    if row is not None and (pack.name, id) not in store.damaged_records:
         try:
-            return decode_recipe(bytes(raw))
-        except EncodingError as error:
-            raise DamagedData(f"recipe {id.hex()[:12]}: {error}. Run `ciuic fsck`.") from error
+            raw = pack.raw(row.offset, row.header.stored_length, id)
+        except (DamagedData, StorageError):
+            store.forget(id, pack.name)
+    if raw is None:
+        raw = store.read(Kind.RECIPE, id)
+    try:
+        return decode_recipe(bytes(raw))
+    except EncodingError as error:
+        raise DamagedData(f"recipe {id.hex()[:12]}: {error}. Run `ciuic fsck`.") from error

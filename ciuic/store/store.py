@@ -63,6 +63,7 @@ class Store:
         self.damaged_packs: dict[str, str] = {}
         self.damaged_records: set[tuple[str, bytes]] = set()
         self.unsure_packs: set[str] = set()
+        self._standing: dict[bytes, int] = {}  # chunks found to have all they rest on, and their depth
         self._footers_serve: int | None = None  # the generation for which LMDB was given up
         self.index: Index | FooterIndex = FooterIndex()
         self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
@@ -213,6 +214,7 @@ class Store:
             self.refs.named.clear()
             self.damaged_packs = {}
             self.damaged_records = set()
+            self._standing = {}
         self.present = self.list_packs()
         opened = self._lmdb_index.open(generation)
         if not opened and (self._footers_serve == generation or not self._rebuild_index()):
@@ -316,19 +318,36 @@ class Store:
         return place if place is not None and place.pack in self.present else None
 
     def known(self, id: bytes) -> bool:
-        """True when the footer of a pack that is present lists the id: a commit may rely on it."""
+        """True when footers of packs that are present list the id and what it rests on: a commit may rely on it."""
         return self.header(id) is not None
 
     def header(self, id: bytes) -> RecordHeader | None:
-        """The header of the shallowest copy of an object, if a commit may rely on it; None otherwise."""
+        """The header of the shallowest copy of an object, if a commit may rely on it; None otherwise.
+
+        What it rests on is listed too: gc leaves records whose bases are gone, in packs where others live.
+        """
+        found = self.listed(id)
+        if found is None:
+            return None
+        header = found[1].header
+        if header.depth or header.base != NO_ID:
+            from ciuic.store.resolving import stands
+
+            if not stands(self, id, self._standing):
+                return None
+        return header
+
+    def listed(self, id: bytes) -> tuple[Pack, FooterRow] | None:
+        """The copy that the index names, if it may be relied on, as far as its own footer says."""
         place = self.place(id)
         if place is None or place.pack in self.unsure_packs or (place.pack, id) in self.damaged_records:
             return None
         try:
-            row = self.pack(place.pack).by_id.get(id)
+            pack = self.pack(place.pack)
+            row = pack.by_id.get(id)
         except (DamagedData, StorageError, FileNotFoundError):
             return None
-        return None if row is None else row.header
+        return None if row is None else (pack, row)
 
     def record(self, id: bytes, known: dict[bytes, Record] | None = None) -> Record:
         """A chunk's record with all that it rests on, its packs held open. Under the shared lock.
@@ -419,6 +438,7 @@ class Store:
 
         ``pack``: where the damaged copy stands, when that is not the copy that the index names.
         """
+        self._standing = {}
         place = self.place(id)
         if pack is not None:
             self.damaged_records.add((pack, id))

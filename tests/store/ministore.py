@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ciuic.commit.chunks import BytesSource
+from ciuic.commit.leaves import BytesSource
 from ciuic.commit.pipeline import Details, commit_snapshot
 from ciuic.history.following import Following
 from ciuic.objects.snapshot import Snapshot

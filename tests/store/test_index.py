@@ -183,8 +183,8 @@ WRONG_ROWS: dict[str, Callable[[bytes, bytes], bytes]] = {
 
 
 def _row(key: bytes, value: bytes, offset: int, length: int, pack: bytes | None = None) -> bytes:
-    own, own_offset, own_length = ROW.unpack(value[:-CHECK_LENGTH])
-    data = ROW.pack(pack or own, own_offset + offset, own_length + length)
+    own, own_offset, own_length, depth = ROW.unpack(value[:-CHECK_LENGTH])
+    data = ROW.pack(pack or own, own_offset + offset, own_length + length, depth)
     return data + digest(key + data)[:CHECK_LENGTH]
 
 

@@ -16,10 +16,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # How many test processes; `make test WORKERS=8` on a larger machine.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-stall bench-size docs clean
+.PHONY: help demo test lint bench bench-stall bench-size bench-throughput docs clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.runtime ## Train, kill with SIGKILL, resume bit for bit, look back, roll back (about a minute)
 	@$(BIN)/python -m ciuic demo $(ARGS)
@@ -41,6 +41,9 @@ bench-stall: $(VENV)/.bench ## Measure what a snapshot costs the steps of a trai
 # restic and borg are programs, not Python: apt install restic borgbackup. Who is missing is left out, and the tables say so.
 bench-size: $(VENV)/.peers ## Measure how small a history gets, against others and against the floor (about 20 minutes)
 	$(BIN)/python benchmarks/size.py --write docs/benchmarks.md $(ARGS)
+
+bench-throughput: $(VENV)/.runtime ## Measure durable commits and verified restores, against others (about 20 minutes)
+	$(BIN)/python benchmarks/throughput.py --write docs/benchmarks.md $(ARGS)
 
 docs: $(VENV)/.docs ## Build the site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

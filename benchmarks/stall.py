@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from processes import filesystem, in_child, memory_available, rotated
 from report import publish, surroundings
-from stall_loops import LOOPS, Case, Record, Size, in_child, measure, measure_alone
+from stall_loops import LOOPS, Case, Record, Size, measure, measure_alone, measure_calls
 from stall_report import HEADLINE_EVERY, Results, report
 from stall_systems import BESIDE, BLOCKING
 
@@ -33,6 +34,7 @@ SNAPSHOTS = {HEADLINE_EVERY: 3}
 REST = ((SMALL, {1: 10, 3: 5, 10: 2}), (MIDDLE, {1: 4, 10: 1}), (LARGE, {3: 1, 1: 2, 10: 1}))
 WITHOUT = {SMALL: 20, MIDDLE: 8, LARGE: 4, TINY: 4}  # steps of the rest's loops without snapshots
 REST_ROUNDS = 3
+CALLS = {2: 10}  # of a large state: calls, with so many steps from one to the end of its case
 
 
 def main() -> None:
@@ -66,6 +68,7 @@ def parse() -> Namespace:
     parser.add_argument("--rounds", type=int, help=f"of the cases with aims (default: {ROUNDS})")
     parser.add_argument("--minutes", type=float, default=25, help="no new round of the others after so many")
     parser.add_argument("--systems", help="only these, separated by commas: ciuic,torch.save,safetensors")
+    parser.add_argument("--headline", action="store_true", help="only what the aims are about (about 20 minutes)")
     parser.add_argument("--quick", action="store_true", help="tiny states, to see that it runs")
     parser.add_argument("--save", type=Path, metavar="JSON", help="keep every measured time, as it comes")
     parser.add_argument("--load", type=Path, metavar="JSON", help="measure nothing, report what was saved")
@@ -108,7 +111,11 @@ def run(options: Namespace, folder: str) -> Results:
             for name in rotated(systems, number):
                 bench.measure(loop, headline, snapshots, name, number, results.records)
 
-    rest = ((TINY, {1: 3}),) if options.quick else REST
+    if "ciuic" in systems:
+        large, calls = (TINY, {2: 3}) if options.quick else (LARGE, CALLS)
+        bench.measure(LOOPS[0], large, calls, "ciuic", 0, results.calls, measure_calls)
+
+    rest = ((TINY, {1: 3}),) if options.quick else () if options.headline else REST
     dcp = blocking if options.quick else min(blocking, beside, key=results.trial_added)
     systems = chosen(options, ("none", "ciuic", *PEERS, dcp))
     for number in range(1 if options.quick else REST_ROUNDS):
@@ -129,11 +136,6 @@ def chosen(options: Namespace, names: Sequence[str]) -> list[str]:
     return [name for name in names if name == "none" or not options.systems or name in options.systems.split(",")]
 
 
-def rotated(names: Sequence[str], by: int) -> tuple[str, ...]:
-    by %= len(names)
-    return (*names[by:], *names[:by])
-
-
 class Bench:
     """Measures one system after the other, and says so."""
 
@@ -149,9 +151,16 @@ class Bench:
         return (time.monotonic() - self.began) / 60
 
     def measure(
-        self, loop: str, size: Size, snapshots: dict[int, int], name: str, number: int, into: list[Record]
+        self,
+        loop: str,
+        size: Size,
+        snapshots: dict[int, int],
+        name: str,
+        number: int,
+        into: list[Record],
+        function: Callable[[str, Case], list[Record]] = measure,
     ) -> None:
-        case = Case(loop, size, snapshots, name, number, self.device)
+        case = Case(loop, size, snapshots, name, number, self.device, together=function is measure)
         what = f"{loop}, {size.name}, {name}"
         free = memory_available()
         if case.memory > free:
@@ -159,7 +168,7 @@ class Bench:
             return self.leave_out(what, needed)
         began = time.monotonic()
         try:
-            records: list[Record] = in_child(measure, self.folder, case)
+            records: list[Record] = in_child(function, self.folder, case)
         except RuntimeError as error:
             return self.leave_out(what, str(error).strip().splitlines()[-1])
         into.extend(records)
@@ -178,21 +187,6 @@ class Bench:
     def leave_out(self, what: str, why: str) -> None:
         print(f"{self.minutes:5.1f} min  {what} left out: {why}", file=sys.stderr, flush=True)
         self.results.left_out.append(f"{what}: {why}")
-
-
-def memory_available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("/proc/meminfo does not say what is available: this benchmark needs Linux.")
-
-
-def filesystem(folder: str) -> str:
-    """The type of what a folder lies on."""
-    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    real = os.path.realpath(folder)
-    holding = [(point, kind) for point, kind in mounts if (real + "/").startswith(point.rstrip("/") + "/")]
-    return max(holding, key=lambda mount: len(mount[0]))[1]
 
 
 if __name__ == "__main__":

@@ -6,19 +6,14 @@ Device-bound: a step sleeps, as a CPU does while an accelerator works; then the 
 
 import gc
 import math
-import mmap
-import multiprocessing
 import os
-import shutil
-import tempfile
 import time
-import traceback
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
+from processes import Ballast
 from stall_systems import System, start, stored_copies
 from torch.nn import functional
 
@@ -27,7 +22,6 @@ GIB = 1 << 30
 EVERY_64_KIB = (64 << 10) // 4
 NOISE = 1_000_003  # elements; against every power of two it shifts, so that no two chunks are alike
 FLOAT = 4
-PATIENCE_S = 600
 
 
 @dataclass(frozen=True)
@@ -56,14 +50,18 @@ class Case:
     system: str
     round: int
     device: str
+    together: bool = True  # whether the snapshots at one distance lie beside each other
 
     @property
     def memory(self) -> int:
-        """Bytes at the worst moment: the state, gradients, copies in memory, and what lies in a folder in memory."""
+        """Bytes at the worst moment: the state, gradients, copies in memory, and what a folder there holds or will."""
         gradients = self.size.nbytes // 3 if self.loop == "CPU-bound" else 0
         copies = {"none": 0, "ciuic": self.size.slots}.get(self.system, 1)
-        first, *others = self.snapshots.values()  # beside the first lies the snapshot that warmed up
-        stored = max(stored_copies(self.system, count) for count in (first + 1, *others))
+        if self.together:
+            first, *others = self.snapshots.values()  # beside the first lies the snapshot that warmed up
+            stored = max(stored_copies(self.system, count) for count in (first + 1, *others))
+        else:
+            stored = stored_copies(self.system, 1)
         return self.size.nbytes * (1 + copies + stored) + gradients + GIB
 
 
@@ -185,13 +183,16 @@ def measure(folder: str, case: Case) -> list[Record]:
 
 def run(training: Training, system: System, every: int, snapshots: int, record: Record) -> None:
     """Every snapshot is followed by steps that it may slow down; what it does after the last of them is the drain."""
-    warm(stored_copies(record.system, snapshots) * training.nbytes)
+    ballast = Ballast(training.nbytes, stored_copies(record.system, snapshots))
     training.step(system)
     gc.collect()
     for step in range(every * snapshots + (every == 1) if every else snapshots):
+        saves = every and step % every == 0 and len(record.calls) < snapshots
+        if saves:
+            ballast.release()
         began = time.perf_counter()
         training.step(system)
-        if every and step % every == 0 and len(record.calls) < snapshots:
+        if saves:
             called = time.perf_counter()
             system.save(step)
             record.calls.append(time.perf_counter() - called)
@@ -201,10 +202,32 @@ def run(training: Training, system: System, every: int, snapshots: int, record: 
     record.drain = time.perf_counter() - began
 
 
-def warm(nbytes: int) -> None:
-    """Have so much memory from the host: a virtual machine hands back what it does not use; new takes seconds a GB."""
-    if nbytes:
-        mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+def measure_calls(folder: str, case: Case) -> list[Record]:
+    """``run`` for one snapshot at a time, each in a folder of its own: more of them than there is room for together.
+
+    Every call finds the slots free, the snapshot before it published, and steps behind it.
+    """
+    training = Training(case.loop, case.size, case.device)
+    system = start(case.system, folder, training.model, training.optimizer, case.size.slots)
+    try:
+        training.step(system)
+        system.save(-1)
+        system.settle()
+        records = []
+        for every, snapshots in case.snapshots.items():
+            record = Record(case.loop, case.size.name, every, case.system, case.round)
+            for _ in range(snapshots):
+                system.restart()
+                one = Record(case.loop, case.size.name, every, case.system, case.round)
+                run(training, system, every, 1, one)
+                record.steps += one.steps
+                record.calls += one.calls
+                record.done += one.done
+                record.problems += one.problems
+            records.append(record)
+        return records
+    finally:
+        system.close()
 
 
 @dataclass
@@ -238,41 +261,3 @@ def measure_alone(folder: str, size: Size, repeats: int) -> Alone:
         repo.commit(training.model, training.optimizer, step=step)
         commits.append(time.process_time() - began)
     return Alone(float(np.median(copies)), float(np.median(commits)))
-
-
-# Each case in a process of its own, forked from one that has done nothing but import.
-
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["torch", "torch.distributed.checkpoint", "safetensors.torch", "ciuic"])
-
-
-def in_child(function: Any, folder: str, *arguments: Any) -> Any:
-    """What ``function(own, *arguments)`` returns; its own folder, a new one in ``folder``, is gone afterwards."""
-    own = tempfile.mkdtemp(dir=folder)
-    receiver, sender = _processes.Pipe(duplex=False)
-    child = _processes.Process(target=_child, args=(function, own, arguments, sender))
-    child.start()
-    sender.close()
-    try:
-        answer = receiver.recv() if receiver.poll(PATIENCE_S) else "no answer within ten minutes"
-    except EOFError:
-        child.join()
-        answer = f"the process ended with {child.exitcode}"
-    finally:
-        child.join(1)
-        if child.is_alive():
-            child.kill()
-            child.join()
-        shutil.rmtree(own, ignore_errors=True)
-    if isinstance(answer, str):
-        raise RuntimeError(answer)
-    return answer
-
-
-def _child(function: Any, folder: str, arguments: tuple[Any, ...], sender: Connection) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # DCP's process tells of each of its steps
-    try:
-        answer = function(folder, *arguments)
-    except BaseException:
-        answer = traceback.format_exc()
-    sender.send(answer)

@@ -22,6 +22,7 @@ def test_quick_run_writes_the_tables(tmp_path):
     for row in ("| none |", "| ciuic |", "| 12 MB: none |", "| 12 MB, every 1: ciuic |"):
         assert row in text
     assert "the call | 5 ms median, 10 ms p99 |" in text
+    assert "12 MB: the call | 10 ms |" in text and "the slowest of 3" in text
     assert "2 of 2" in text
     assert "Left out" not in text
     assert not list(tmp_path.glob("ciuic-stall-*"))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ministore import Trainer
 
-from ciuic.codec import Codec, encode, encode_residual, rules
+from ciuic.codec import Codec, encode, encode_residual, rules, zstd
 from ciuic.objects.ids import NO_ID, Kind, digest, object_id
 from ciuic.objects.recipe import Recipe, encode_recipe
 from ciuic.store.copies import Copies
@@ -100,11 +100,11 @@ class Records:
         return Copies(store, {}).find(id, Kind.CHUNK).header.depth if store.known(id) else 99
 
     def _alone(self, session: PackSession, raw: bytes, width: int) -> None:
-        choice = self.chance.randrange(4)
-        encoded = encode(raw, width if choice else 1)
-        self._add(session, raw, Codec.RAW, raw, 1) if choice == 1 else self._add(
-            session, raw, encoded.codec, encoded.stored, width if choice else 1
+        encoded = encode(raw, width)
+        codec, stored = self.chance.choice(
+            [(Codec.RAW, raw), (Codec.ZSTD, zstd.compress(memoryview(raw))), encoded[:2], encoded[:2]]
         )
+        self._add(session, raw, codec, stored, width)
 
     def _on(self, session: PackSession, raw: bytes, base: bytes | None, width: int = 4) -> None:
         if base is None or not self._fits(base) or self.chance.random() < 0.1:

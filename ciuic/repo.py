@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ciuic.commit.pipeline import Details
     from ciuic.history.diff import Diff
     from ciuic.history.statistics import Stats
-    from ciuic.state.lazy import LazyState
+    from ciuic.state.lazy import Device, LazyState
     from ciuic.state.plan import KeyFilter
     from ciuic.store.fsck import FsckReport, Progress
     from ciuic.store.gc import GcReport
@@ -398,17 +398,18 @@ class Repo:
             hint = f"The newest intact snapshot before it is {intact.id[:12]} ({intact!r})" if intact else ""
             raise type(error)(f"{error} {hint}".strip()) from error
 
-    def load(self, revision: str | Snapshot) -> LazyState:
+    def load(self, revision: str | Snapshot, *, map_location: Device = "cpu") -> LazyState:
         """A snapshot's state as nested mappings, lazily: ``load(r)["model"]["layers.0.weight"]`` reads that tensor.
 
-        Tensors are new, on the CPU, verified. The mapping stays readable while gc runs.
+        Tensors are new, verified, of their stored dtype, on the device ``map_location``. A part of one, without
+        reading the rest: ``load(r)["model"].get_slice("layers.0.weight")[10:20]``. Stays readable while gc runs.
         """
         from ciuic.restore.stored_snapshot import StoredSnapshot
-        from ciuic.state.lazy import LazyState
+        from ciuic.state.lazy import Device, LazyState
 
         with self._store.shared():
             stored = StoredSnapshot(self._store, self._resolve(revision).snapshot)
-            return LazyState(stored.snapshot.tree, stored.components(), stored.component)
+            return LazyState(stored.snapshot.tree, stored.components(), stored.component, map_location)
 
     def components(self, revision: str | Snapshot) -> dict[str, StateNode]:
         """The state trees of a snapshot by component, without those that were pruned; Pruned when it was whole."""

@@ -179,10 +179,15 @@ def _numpy_leaf(value: Any, path: tuple[Key, ...], capture: Capture) -> Tensor:
     return capture.leaf(tensor, path, kind)
 
 
-def to_live(node: StateNode, made: dict[tuple[Key, ...], Any] | None = None, path: tuple[Key, ...] = ()) -> Any:
-    """New Python objects and CPU tensors with the tree's content; tied tensors come back as one object.
+def to_live(
+    node: StateNode,
+    made: dict[tuple[Key, ...], Any] | None = None,
+    path: tuple[Key, ...] = (),
+    device: torch.device | str = "cpu",
+) -> Any:
+    """New Python objects and tensors with the tree's content; tied tensors come back as one object.
 
-    ``made`` collects the tensors by path, for ties.
+    ``made`` collects the tensors by path, for ties. numpy's arrays stay where numpy has them.
     """
     made = {} if made is None else made
     if isinstance(node, Value):
@@ -190,14 +195,14 @@ def to_live(node: StateNode, made: dict[tuple[Key, ...], Any] | None = None, pat
     if isinstance(node, Tensor):
         if node.tie is not None and node.tie in made:
             return made[node.tie]
-        tensor = to_torch(node)
+        tensor = to_torch(node, device if node.array == "torch" else "cpu")
         made[path] = tensor
         if node.array == "torch":
             return tensor
         array = tensor.numpy()
         made[path] = array if node.array == "numpy" else array[()]
         return made[path]
-    items = [(key, to_live(child, made, (*path, key))) for key, child in node.items]
+    items = [(key, to_live(child, made, (*path, key), device)) for key, child in node.items]
     if node.kind in MAPPINGS:
         return MAPPINGS[node.kind](dict(items))  # a Counter would count pairs
     values = [item for _, item in items]

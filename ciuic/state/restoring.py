@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -99,11 +100,11 @@ def _match_gradients(plan: Plan, optimizers: Any, node: StateNode | None) -> Non
     for _, parameter, name in named_parameters(optimizers, plan.parameter_names):
         gradient = stored.pop(name, None)
         if gradient is None or plan.fits(parameter, gradient, f"gradients/{name}"):
-            plan.actions.append(lambda parameter=parameter, gradient=gradient: _set_gradient(parameter, gradient))  # type: ignore[misc]
+            plan.actions.append(functools.partial(_set_gradient, parameter, gradient))
             plan.tensors += [gradient] if isinstance(gradient, Tensor) else []
     for left in stored:
         plan.problem(f"gradients/{left}: in the snapshot, but the live optimizer has no such parameter")
 
 
 def _set_gradient(parameter: torch.Tensor, gradient: StateNode | None) -> None:
-    parameter.grad = to_torch(gradient).to(parameter.device) if isinstance(gradient, Tensor) else None
+    parameter.grad = to_torch(gradient, parameter.device) if isinstance(gradient, Tensor) else None

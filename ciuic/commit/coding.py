@@ -200,8 +200,11 @@ class Coder:
             return encoded
         began = time.thread_time()
         out = memoryview(bytearray(base if encoded.codec in (Codec.DELTA, Codec.PREDICTED) else len(raw)))
-        decode_into(encoded.codec, encoded.stored, out, width)
-        same = out == memoryview(raw).cast("B")
+        try:
+            decode_into(encoded.codec, encoded.stored, out, width)
+            same = out == memoryview(raw).cast("B")
+        except CodecError:
+            same = False
         check_s = encoded.check_s + time.thread_time() - began
         return Encoded(encoded.codec, encoded.stored, check_s) if same else Encoded(Codec.RAW, raw, check_s)
 

@@ -20,6 +20,8 @@ CHUNK_WORTH_IT = 0.72
 (bf16); what is mostly zeros, integers or fp8 goes below 70 %."""
 CLEARLY = 0.97
 """A delta has to be so much smaller than what rests on nothing."""
+NOISE = 0.75
+"""What planes leave of numbers in which zstandard finds nothing either."""
 SMALL = 512
 """Bytes below which planes are not tried: a record's header is as large as what they save."""
 
@@ -81,7 +83,7 @@ def encode(
             if len(stored) <= most * len(view):
                 return Encoded(Codec.DELTA, stored, check_s)
     plan = choice.alone(view, width)
-    if _sample_ratio(view) < min(plan.ratio, worth_it):
+    if (width == 1 or plan.ratio < NOISE) and _sample_ratio(view) < min(plan.ratio, worth_it):
         whole = _zstd(view, raw, worth_it)
         if len(whole.stored) <= plan.ratio * len(view):
             return whole

@@ -18,11 +18,11 @@ ROTATION_GAINS = 0.99
 """Rotating takes three passes over the elements, and what it leaves codes more slowly."""
 SKEWED = 0.35
 """Share of its bits that a plane may have for ``SPLIT``; above, Huffman codes are as small and as fast."""
-MOSTLY = 0.75
+MOSTLY = 0.82
 """Share of the elements that have one value, for codes of one bit."""
 HALF = 0.5
 """Share of the elements that have one of three neighbouring values, for codes of two bits."""
-FEW = 4096
+FEW = 8192
 """Bytes of a rest that are coded without a look at them."""
 HEADER = 32
 LOG2_E = 1.4426950408889634

@@ -61,7 +61,7 @@ def _by_other_copies(
             for node in evaluation.order:  # a commit must not rely on what cannot be read
                 if not lost.isdisjoint(node.bases):
                     lost.add(node)
-                    store.forget(node.header.id, node.pack.name)
+            store.forget_copies((node.pack.name, node.header.id) for node in lost)
             raise first from failed
 
 

@@ -119,6 +119,7 @@ class _Checker:
                 except DamagedData as error:
                     self.problems.append(str(error))
                     self.bad.add(header.id)
+                    self.chains.damaged.add((name, header.id))
                     continue
             self.listed[header.id] = 0
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ciuic.codec import Codec
-from ciuic.errors import CiuicError, DamagedData, MissingObject, StorageError
+from ciuic.errors import CiuicError, DamagedData
 from ciuic.objects.ids import NO_ID
-from ciuic.store.chains import decode_records
 from ciuic.store.evaluation import Evaluation, NodeFailed
 from ciuic.store.pack import Pack
 from ciuic.store.pack_format import FooterRow
-from ciuic.store.resolving import Record, resolve, rests_on, wrong_header
+from ciuic.store.resolving import Record, made_of, resolve, rests_on, wrong_header
 from ciuic.store.store import Store
 
 BATCH_RECORDS = 1024
@@ -48,6 +47,8 @@ class ChainChecker:
         self.listed = listed
         self.bad = bad
         self.problems = problems
+        self.damaged: set[tuple[str, bytes]] = set()
+        """(pack, id) of copies that were found damaged."""
         self.recipes: dict[bytes, tuple[bytes, ...]] = {}
         self.lost: dict[bytes, str] = {}
         """Chunks that are intact themselves, and why they cannot be read all the same. In what nobody needs that is no
@@ -148,53 +149,52 @@ class ChainChecker:
         yield from (row for row in rows if (row.pack, row.offset) not in done)
 
     def _decode(self, batch: list[Resting]) -> None:
+        """All of them at once; where that fails one after the other, to see which."""
         known: dict[bytes, Record] = {}
-        records: list[tuple[Resting, Record]] = []
-        for row in batch:
-            try:
-                records.append((row, self._record(row, known)))
-            except (CiuicError, FileNotFoundError) as error:
-                self.lost[row.id] = f"it rests on what cannot be read: {error}"
         try:
-            _evaluate([record for _, record in records])
-        except (DamagedData, NodeFailed):
-            for row, record in records:  # one after the other, to see which
-                self._decode_one(row, record)
+            _evaluate([self._record(row, known) for row in batch])
+        except (CiuicError, FileNotFoundError, NodeFailed):
+            for row in batch:
+                self._decode_one(row)
             return
-        for row, _ in records:
+        for row in batch:
             self._good(row)
 
     def _record(self, row: Resting, known: dict[bytes, Record]) -> Record:
-        """This very copy, its bases in their shallowest copies."""
+        """This very copy, its bases in the shallowest copies that are not damaged."""
         pack = self.store.pack(self._names[row.pack])
         found = pack.by_id[row.id]
         if found.offset != row.offset:
             raise DamagedData("its pack lists it twice.")
         recipe, ids = rests_on(self.store, pack, found)
-        bases = tuple(resolve(self.store, base, known, above=found.header) for base in ids)
-        record = Record(self.store, pack, found.offset, found.header, recipe, bases)
+        bases = [resolve(self.store, base, known, self.damaged, found.header) for base in ids]
+        record = made_of(self.store, pack, found, recipe, bases)
         other = known.get(row.id)
         if other is None or record.header.depth < other.header.depth:
             known[row.id] = record
         return record
 
-    def _decode_one(self, row: Resting, record: Record) -> None:
-        try:
-            _evaluate([record])
-        except NodeFailed as failed:
-            if failed.record is record:
-                self.problems.append(str(failed.error))
-                self.bad.add(row.id)
+    def _decode_one(self, row: Resting) -> None:
+        while True:  # each round knows one more damaged copy, and does without
+            try:
+                record = self._record(row, {})
+            except (CiuicError, FileNotFoundError) as error:
+                self.lost[row.id] = str(error)
                 return
-            try:  # by other copies of what it rests on
-                decode_records([record], [None])
-            except (DamagedData, MissingObject, StorageError) as error:
-                self.lost[row.id] = f"it rests on what cannot be read: {error}"
+            try:
+                _evaluate([record])
+            except NodeFailed as failed:
+                self.damaged.add((failed.record.pack.name, failed.record.header.id))
+                if failed.record is record:
+                    self.problems.append(str(failed.error))
+                    self.bad.add(row.id)
+                    return
+            except DamagedData as error:
+                self._problem(self._path(row), row.offset, row.id, str(error))
                 return
-        except DamagedData as error:
-            self._problem(self._path(row), row.offset, row.id, str(error))
-            return
-        self._good(row)
+            else:
+                self._good(row)
+                return
 
     def _good(self, row: Resting) -> None:
         self.bytes_read += row.stored_length

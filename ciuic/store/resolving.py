@@ -5,7 +5,7 @@ Whatever a repository lists, this ends: a base is taken in a copy of smaller dep
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,14 @@ class Record:
     @property
     def where(self) -> str:
         return f"{self.pack.path} at offset {self.offset}"
+
+
+def made_of(store: Store, pack: Pack, row: FooterRow, recipe: Recipe | None, bases: Sequence[Record]) -> Record:
+    """A copy and what it rests on; DamagedData where lengths do not fit (recipes are judged by their rule)."""
+    header = row.header
+    if header.codec == Codec.DELTA and bases[0].header.raw_length != header.raw_length:
+        raise DamagedData(f"{pack.path} at offset {row.offset}: a delta to a base of another length. Run `ciuic fsck`.")
+    return Record(store, pack, row.offset, header, recipe, tuple(bases))
 
 
 def resolve(
@@ -132,12 +140,10 @@ class _Resolver:
                     if there is None or there.header.depth >= header.depth:
                         there = yield base, header
                     bases.append(there)
-                if header.codec == Codec.DELTA and bases[0].header.raw_length != header.raw_length:
-                    raise DamagedData(f"{pack.path} at offset {row.offset}: a delta to a base of another length.")
+                record = made_of(store, pack, row, recipe, bases)
             except (DamagedData, MissingObject, StorageError) as error:
                 problem = problem or error
                 continue
-            record = Record(store, pack, row.offset, header, recipe, tuple(bases))
             other = self.known.get(id)
             if other is None or header.depth < other.header.depth:
                 self.known[id] = record
@@ -198,7 +204,8 @@ def stands(store: Store, id: bytes, memo: dict[bytes, int]) -> bool:
             if found is None or found[1].header.depth >= below or looked > MOST_NODES:
                 return False
             try:
-                _, bases = rests_on(store, *found)
+                pack, row = found
+                _, bases = rests_on(store, pack, row)
             except (DamagedData, MissingObject, StorageError):
                 return False
             depth = found[1].header.depth

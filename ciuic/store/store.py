@@ -438,15 +438,23 @@ class Store:
 
         ``pack``: where the damaged copy stands, when that is not the copy that the index names.
         """
-        self._standing = {}
         place = self.place(id)
+        pack = pack or (place.pack if place is not None else None)
         if pack is not None:
+            self.forget_copies([(pack, id)])
+
+    def forget_copies(self, copies: Iterable[tuple[str, bytes]]) -> None:
+        """``forget`` for many: (pack, id)."""
+        self._standing = {}
+        dropped = []
+        for pack, id in copies:
+            place = self.place(id)
             self.damaged_records.add((pack, id))
-        if place is None or place.pack != (pack or place.pack):
-            return
-        self.damaged_records.add((place.pack, id))
-        with contextlib.suppress(CiuicError, OSError, lmdb.Error):
-            self.index.update(self.generation, dropped=[id])
+            if place is not None and place.pack == pack:
+                dropped.append(id)
+        if dropped:
+            with contextlib.suppress(CiuicError, OSError, lmdb.Error):
+                self.index.update(self.generation, dropped=dropped)
 
     def forget_log(self, name: str) -> None:
         """Before a log goes for good: an index that remembered it would report it as vanished for ever."""

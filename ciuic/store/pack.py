@@ -56,7 +56,7 @@ class PackWriter:
 
     def append(self, record: RecordHeader, stored: Any) -> None:
         """Add a record. ``stored`` may be a live buffer: it is written before this returns unless it is small."""
-        start = record_start(self.position, record.stored_length)
+        start = record_start(self.position, record)
         header = encode_record_header(record)
         small = record.stored_length < 4096
         self._pending += [bytes(start - self.position), header, bytes(stored) if small else stored]

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ciuic.codec import Codec
 from ciuic.errors import DamagedData
 from ciuic.objects.ids import Kind, digest
 from ciuic.objects.tree import MOST_CHUNK_BYTES
@@ -95,9 +96,9 @@ def _header(fields: Sequence[Any], where: str) -> RecordHeader:
     return RecordHeader(known, codec, width, depth, stored, raw, id, base, checksum)
 
 
-def record_start(position: int, stored_length: int) -> int:
-    """Where the next record's header goes: large payloads start on a page of their own, so that they can be mapped."""
-    if stored_length >= PAGE_ALIGNED_FROM:
+def record_start(position: int, record: RecordHeader) -> int:
+    """Where the next record's header goes: large raw payloads start on a page of their own, so that they can be mapped."""
+    if record.codec == Codec.RAW and record.stored_length >= PAGE_ALIGNED_FROM:
         payload = -(-(position + RECORD_LENGTH) // PAGE) * PAGE
         return payload - RECORD_LENGTH
     return -(-position // ALIGNMENT) * ALIGNMENT

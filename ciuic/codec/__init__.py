@@ -5,6 +5,7 @@ Nothing here imports numpy before the first chunk of planes: `ciuic log` needs n
 
 from __future__ import annotations
 
+import time
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ class Encoded(NamedTuple):
 
 def encode_object(raw: Any, worth_it: float = OBJECT_WORTH_IT) -> Encoded:
     """RAW or ZSTD: for trees, and with ``CHUNK_WORTH_IT`` for chunks of a repository that has no planes."""
-    return _zstd(memoryview(raw).cast("B"), raw, worth_it)
+    return _zstd(memoryview(raw).cast("B"), raw, worth_it, False)
 
 
 def encode(
@@ -71,7 +72,7 @@ def encode(
         base = memoryview(base).cast("B")
         assert len(base) == len(view), "a base has the length of the raw bytes"
     if len(view) < SMALL:
-        return _zstd(view, raw, worth_it)
+        return _zstd(view, raw, worth_it, check)
     from ciuic.codec import choice, planes
 
     width = min(width, 8)
@@ -84,7 +85,7 @@ def encode(
                 return Encoded(Codec.DELTA, stored, check_s)
     plan = choice.alone(view, width)
     if (width == 1 or plan.ratio < NOISE) and _sample_ratio(view) < min(plan.ratio, worth_it):
-        whole = _zstd(view, raw, worth_it)
+        whole = _zstd(view, raw, worth_it, check)
         if len(whole.stored) <= plan.ratio * len(view):
             return whole
     if plan.ratio <= worth_it:
@@ -136,13 +137,29 @@ def decode(codec: int, stored: Any, raw_length: int, width: int = 1) -> Any:
     raise CodecError(f"codec {codec} is unknown, or needs a base")
 
 
-def _zstd(view: memoryview, raw: Any, worth_it: float) -> Encoded:
+def _zstd(view: memoryview, raw: Any, worth_it: float, check: bool) -> Encoded:
     from ciuic.codec import zstd
 
     if len(view) > 8 * SAMPLE_LENGTH and _sample_ratio(view) > worth_it:
         return Encoded(Codec.RAW, raw, 0.0)
     stored = zstd.compress(view)
-    return Encoded(Codec.ZSTD, stored, 0.0) if len(stored) <= worth_it * len(view) else Encoded(Codec.RAW, raw, 0.0)
+    if len(stored) > worth_it * len(view):
+        return Encoded(Codec.RAW, raw, 0.0)
+    if not check:
+        return Encoded(Codec.ZSTD, stored, 0.0)
+    began = time.thread_time()
+    same = _comes_back(stored, view)
+    check_s = time.thread_time() - began
+    return Encoded(Codec.ZSTD, stored, check_s) if same else Encoded(Codec.RAW, raw, check_s)
+
+
+def _comes_back(frame: bytes, view: memoryview) -> bool:
+    from ciuic.codec import zstd
+
+    try:
+        return zstd.decompress(frame, len(view)) == bytes(view)
+    except CodecError:
+        return False
 
 
 def _sample_ratio(view: memoryview) -> float:

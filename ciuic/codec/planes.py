@@ -63,7 +63,7 @@ class _Coder:
             return None
         if self.check:
             began = time.thread_time()
-            good = _same(zstd.decompress(coded, plane.nbytes), plane)
+            good = _comes_back(coded, plane)
             self.check_s += time.thread_time() - began
             if not good:
                 return None
@@ -135,7 +135,11 @@ def _put(out: Elements, at: int, parts: list[Any]) -> int:
     return at
 
 
-def _same(decoded: bytes, plane: Elements) -> bool:
+def _comes_back(frame: bytes, plane: Elements) -> bool:
+    try:
+        decoded = zstd.decompress(frame, plane.nbytes)
+    except CodecError:
+        return False
     kind = np.uint64 if len(decoded) % 8 == 0 else np.uint8
     return bool((np.frombuffer(decoded, kind) == plane.view(kind)).all())
 

@@ -173,20 +173,24 @@ def test_a_delta_has_to_be_worth_its_base():
     assert encode(noise.tobytes(), 4, after.tobytes()) == Encoded(Codec.RAW, noise.tobytes(), 0.0)
 
 
-def test_what_zstandard_spoils_is_kept_raw(monkeypatch):
+@pytest.mark.parametrize("how", ["another byte", "no frame"])
+def test_what_zstandard_spoils_is_kept_raw(monkeypatch, how):
     """The check finds every frame that does not come back, and the plane is stored as it is."""
     before, after = adamw_step("weights", 1e-4)
-    honest = zstd.compress_plane
+    text = b"the same line again and again\n" * 1000
+    honest = zstd.compress_plane, zstd.compress
 
-    def spoiled(data):
+    def spoiled(compress, data):
         other = np.array(np.frombuffer(data, np.uint8))
         other[len(other) // 2] ^= 1
-        return honest(other)
+        return compress(other) if how == "another byte" else b"\0" * 20
 
-    monkeypatch.setattr(zstd, "compress_plane", spoiled)
+    monkeypatch.setattr(zstd, "compress_plane", functools.partial(spoiled, honest[0]))
+    monkeypatch.setattr(zstd, "compress", functools.partial(spoiled, honest[1]))
     encoded = encode(after.tobytes(), 4, before.tobytes())
     assert back(encoded, before.tobytes(), after.nbytes, 4) == after.tobytes()
-    assert encoded.codec == Codec.RAW or encoded.check_s > 0
+    encoded = encode(text, 1)
+    assert encoded.codec == Codec.RAW and encoded.check_s > 0
 
 
 def stored_kinds():

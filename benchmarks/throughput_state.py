@@ -10,6 +10,8 @@ from torch import nn
 
 VOCABULARY = 256
 LEARNING_RATE = 3e-4
+QUICK = 0.9
+AS_AFTER_STEPS = 1000
 PAGE = 4096
 
 
@@ -117,7 +119,17 @@ class Training(State):
                 nn.init.ones_(parameter)
         text = Path(nn.functional.__file__).read_bytes()
         self.text = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
-        self.steps(shape.warm_up)
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """To moments as after many steps: a second moment that forgets quickly is soon an average of gradients."""
+        (group,) = self.optimizer.param_groups
+        first, second = group["betas"]
+        group["betas"] = first, QUICK
+        self.steps(self.shape.warm_up)
+        group["betas"] = first, second
+        for moments in self.optimizer.state.values():
+            moments["step"].fill_(AS_AFTER_STEPS)
 
     def steps(self, count: int) -> None:
         for _ in range(count):

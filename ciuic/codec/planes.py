@@ -96,7 +96,7 @@ class _Coder:
             return RAW, []
         plane = x
         if group.size < x.itemsize:
-            plane = _extract(x, group, scratch("plane", len(x), group.size))
+            plane = _extract(x, group, scratch(f"plane {depth}", len(x), group.size))
         if group.method == CONSTANT and (plane == plane.dtype.type(group.centre)).all():
             return CONSTANT, [group.centre.to_bytes(group.size, "little")]
         if group.method != ZSTD and depth < MOST_NESTED:

@@ -111,6 +111,17 @@ def test_a_large_chunk_comes_back_by_every_codec(shape, width):
             assert check or encoded.check_s == 0
 
 
+@pytest.mark.parametrize("width", [2, 4, 8])
+@pytest.mark.parametrize("changed", range(1, 8))
+def test_a_split_that_does_not_pay_leaves_the_plane(width, changed):
+    """Elements so few that a split is longer than its plane, of which the bytes are then kept."""
+    for count in range(20 * changed, 20 * changed + 80):
+        x = np.full(count, 7, f"<u{width}")
+        x[:: max(count // changed, 1)] = np.arange(3, 3 + len(x[:: max(count // changed, 1)])) * 0x21
+        encoded = encode_residual(x.tobytes(), bytes(x.nbytes), width)
+        assert back(encoded, bytes(x.nbytes), x.nbytes, width) == x.tobytes()
+
+
 def test_complex_elements_are_halves():
     """16 bytes are taken as two of 8."""
     raw = elements("floats", COUNT, 8, 3).tobytes()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ciuic
-from ciuic.restore import stored_state
+from ciuic.restore import holding
 from ciuic.store import store
 from ciuic.store.pack import Pack
 
@@ -20,13 +20,18 @@ from ciuic.store.pack import Pack
 def reads(monkeypatch):
     """Ids of the objects read from packs, in order."""
     ids = []
-    original = Pack.raw
+    whole, payload = Pack.raw, Pack.read_payload
 
     def counting(self, offset, stored_length, id):
         ids.append(id)
-        return original(self, offset, stored_length, id)
+        return whole(self, offset, stored_length, id)
+
+    def counting_payloads(self, record, out):
+        ids.append(record.header.id)
+        return payload(self, record, out)
 
     monkeypatch.setattr(Pack, "raw", counting)
+    monkeypatch.setattr(Pack, "read_payload", counting_payloads)
     return ids
 
 
@@ -144,7 +149,8 @@ def test_a_state_spread_over_more_packs_than_there_are_descriptors(repo, monkeyp
 
     Such a run could once neither be restored nor loaded: every pack was held open. Here with small numbers.
     """
-    monkeypatch.setattr(stored_state, "MOST_HELD_PACKS", 10 + len(stored_state._held_packs))
+    monkeypatch.setattr(holding, "MOST_HELD_PACKS", 10 + len(holding._held_packs))
+    monkeypatch.setattr(holding, "MOST_PACKS_A_BATCH", 5)
     monkeypatch.setattr(store, "OPEN_PACKS", 10)
     tensor = torch.zeros(60 * 1024)
     for step in range(60):
@@ -163,3 +169,68 @@ def test_a_state_spread_over_more_packs_than_there_are_descriptors(repo, monkeyp
         assert torch.equal(again.load("HEAD")["model"]["w"], tensor)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_slice_reads_only_the_chunks_that_it_touches(repo, reads):
+    """Rows, columns, steps and single positions, at and across the borders of chunks, as torch would give them."""
+    wide = torch.arange(40 * 700.0).view(40, 700)  # a chunk is 1024 elements
+    cube = torch.arange(6 * 5 * 1100, dtype=torch.int16).view(6, 5, 1100)
+    repo.commit({"w": wide, "c": cube, "s": torch.tensor(3.0), "e": torch.zeros(0, 4)}, rng=False)
+    chunks = dict(repo.components("HEAD")["model"].items)["w"].source.chunks
+    model = repo.load("HEAD")["model"]
+    lazy = model.get_slice("w")
+    assert lazy.shape == (40, 700) and lazy.dtype == torch.float32 and len(lazy) == 40
+    reads.clear()
+    assert repr(lazy) == "<stored tensor of torch.float32, [40, 700]>" and reads == []
+    for index, touched in [
+        (slice(0, 1), {0}),
+        (1, {0, 1}),
+        (slice(2, 3), {1, 2}),
+        ((0, slice(100, 200)), {0}),
+        (slice(5, 5), set()),
+        (slice(-1, None), {26, 27}),
+    ]:
+        reads.clear()
+        assert torch.equal(lazy[index], wide[index])
+        assert set(reads) <= {chunks[number] for number in touched} and bool(reads) == bool(touched), index
+    for index in [
+        slice(None), slice(3, 30, 4), (slice(None), slice(10, 20)), (..., 5), (slice(1, 9, 3), slice(0, 700, 13)),
+        -3, ...,
+    ]:  # fmt: skip
+        assert torch.equal(lazy[index], wide[index]), index
+    stored = model.get_slice("c")
+    for index in [(2, 3, 4), (slice(1, 4), 2), (..., slice(1090, None)), (slice(0, 6, 2), slice(1, 3), slice(0, 9, 2))]:
+        assert torch.equal(stored[index], cube[index]), index
+    assert model.get_slice("s")[...] == 3 and model.get_slice("e")[:, 1:].shape == (0, 3)
+
+
+def test_slices_say_what_they_cannot_do(repo):
+    """As Python and torch do."""
+    repo.commit({"w": torch.zeros(3, 2)}, extra={"a": 1, "list": [torch.ones(2), 1]}, rng=False)
+    state = repo.load("HEAD")
+    lazy = state["model"].get_slice("w")
+    for index, error in [
+        (3, IndexError),
+        ((0, 0, 0), IndexError),
+        (slice(None, None, -1), ValueError),
+        ("a", TypeError),
+    ]:
+        with pytest.raises(error):
+            lazy[index]
+    with pytest.raises(KeyError):
+        state["model"].get_slice("nope")
+    with pytest.raises(TypeError, match="no torch tensor"):
+        state["extra"].get_slice("a")
+    assert torch.equal(state["extra"]["list"].get_slice(0)[1:], torch.ones(1))
+
+
+def test_load_goes_where_it_is_told(repo):
+    """``map_location`` moves tensors and keeps their dtype; what is not torch's stays."""
+    import numpy
+
+    repo.commit({"w": torch.ones(3, dtype=torch.bfloat16)}, extra={"n": numpy.ones(2)}, rng=False)
+    state = repo.load("HEAD", map_location=torch.device("cpu"))
+    assert state["model"]["w"].dtype == torch.bfloat16 and state["model"]["w"].device.type == "cpu"
+    assert isinstance(state["extra"]["n"], numpy.ndarray)
+    with pytest.raises(RuntimeError):
+        repo.load("HEAD", map_location="nowhere")

@@ -405,7 +405,7 @@ class Repo:
         reading the rest: ``load(r)["model"].get_slice("layers.0.weight")[10:20]``. Stays readable while gc runs.
         """
         from ciuic.restore.stored_snapshot import StoredSnapshot
-        from ciuic.state.lazy import Device, LazyState
+        from ciuic.state.lazy import LazyState
 
         with self._store.shared():
             stored = StoredSnapshot(self._store, self._resolve(revision).snapshot)

@@ -12,7 +12,6 @@ from ciuic.objects.state_tree import Container, Key, StateNode, Tensor
 from ciuic.state.leaves import to_live
 from ciuic.state.slices import TensorSlice
 
-
 Device: TypeAlias = "torch.device | str"
 
 

@@ -72,7 +72,8 @@ class TensorSlice:
             block = torch.empty(rows * row * width, dtype=torch.uint8)
             copy_bytes(self._node.source, byte_view(block), (start + part[0] * row) * width)
             bits = block.view(out.dtype).view(rows, *shape[1:])
-            _copy(out[number : number + len(part)], bits[(slice(None, None, part.step), *inner)])
+            rest = (slice(None, None, part.step), *inner)
+            _copy(out[number : number + len(part)], bits[rest])
 
 
 def _copy(out: torch.Tensor, new: torch.Tensor) -> None:

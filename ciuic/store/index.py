@@ -281,9 +281,7 @@ class Index:
             self.fs.close(descriptor)
         self.fs.rename(temporary, self.stamp_path)
 
-    def create(
-        self, generation: int, packs: Mapping[str, Iterable[IndexRow]], marks: dict[str, LogMark]
-    ) -> None:
+    def create(self, generation: int, packs: Mapping[str, Iterable[IndexRow]], marks: dict[str, LogMark]) -> None:
         """Start from nothing and fill it. The old file is unlinked, so whoever has it mapped is not disturbed."""
         self.fs.make_folder_if_missing(self.folder)
         with self.locked():

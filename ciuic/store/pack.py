@@ -112,11 +112,26 @@ class Placed(Protocol):
     def offset(self) -> int: ...
 
 
+class Footer:
+    """What a pack lists; good for as long as there is a pack of that name."""
+
+    def __init__(self, rows: tuple[FooterRow, ...]) -> None:
+        self.rows = rows
+
+    @functools.cached_property
+    def by_id(self) -> dict[bytes, FooterRow]:
+        return {row.header.id: row for row in self.rows}
+
+
 class Pack:
     """An open pack. Holds its descriptor until it is garbage, so a reader outlives a sweep that unlinks the file."""
 
-    def __init__(self, fs: FileSystem, path: str, name: str, repository_id: bytes) -> None:
+    def __init__(
+        self, fs: FileSystem, path: str, name: str, repository_id: bytes, footer: Footer | None = None
+    ) -> None:
+        """``footer``: what an earlier look at it has found."""
         self._descriptor = -1
+        self._footer = footer
         self.fs = fs
         self.path = path
         self.name = name
@@ -128,9 +143,27 @@ class Pack:
         if self._descriptor >= 0:
             self.fs.close(self._descriptor)
 
-    @functools.cached_property
+    @property
     def rows(self) -> tuple[FooterRow, ...]:
         """The footer's rows, in file order. Their hash is the pack's name, so they are as they were written."""
+        return self.footer.rows
+
+    @property
+    def by_id(self) -> dict[bytes, FooterRow]:
+        return self.footer.by_id
+
+    @property
+    def has_footer(self) -> bool:
+        return self._footer is not None
+
+    @property
+    def footer(self) -> Footer:
+        """Read when it is asked for; DamagedData when it is not what it was."""
+        if self._footer is None:
+            self._footer = self._read_footer()
+        return self._footer
+
+    def _read_footer(self) -> Footer:
         trailer = self.fs.read_at(self._descriptor, TRAILER_LENGTH, max(0, self.length - TRAILER_LENGTH), self.path)
         offset, length, name = decode_trailer(trailer, self.length, self.path)
         footer = self.fs.read_at(self._descriptor, length, offset, self.path)
@@ -139,11 +172,7 @@ class Pack:
         header = self.fs.read_at(self._descriptor, HEADER.size, 0, self.path)
         if header != pack_header(self.repository_id):
             raise DamagedData(f"{self.path}: the pack's header is damaged. Run `ciuic fsck`.")
-        return tuple(decode_footer(footer, self.repository_id, offset, self.path))
-
-    @functools.cached_property
-    def by_id(self) -> dict[bytes, FooterRow]:
-        return {row.header.id: row for row in self.rows}
+        return Footer(tuple(decode_footer(footer, self.repository_id, offset, self.path)))
 
     def stored(self, offset: int, stored_length: int) -> tuple[RecordHeader, memoryview]:
         """A record's header and its stored bytes, both verified by checksum; DamagedData otherwise."""

@@ -97,7 +97,7 @@ def _header(fields: Sequence[Any], where: str) -> RecordHeader:
 
 
 def record_start(position: int, record: RecordHeader) -> int:
-    """Where the next record's header goes: large raw payloads start on a page of their own, so that they can be mapped."""
+    """Where the next record's header goes: large raw payloads start on a page of their own, to be mapped."""
     if record.codec == Codec.RAW and record.stored_length >= PAGE_ALIGNED_FROM:
         payload = -(-(position + RECORD_LENGTH) // PAGE) * PAGE
         return payload - RECORD_LENGTH
@@ -146,11 +146,17 @@ def decode_footer(footer: Any, repository_id: bytes, footer_offset: int, where: 
         raise DamagedData(f"{where}: this pack belongs to another repository. Move it back there.")
     rows = []
     position = HEADER.size
-    for *fields, offset in ROW.iter_unpack(memoryview(footer)[FOOTER.size :]):
-        row = FooterRow(_header(fields, where), offset)
+    most = MOST_CHUNK_BYTES
+    for fields in ROW.iter_unpack(memoryview(footer)[FOOTER.size :]):
+        magic, kind, codec, width, depth, stored, raw, id, base, checksum, offset = fields
+        if magic == RECORD_MAGIC and kind in KINDS and stored <= most and raw <= most:
+            header = RecordHeader(KINDS[kind], codec, width, depth, stored, raw, id, base, checksum)
+        else:
+            header = _header(fields[:-1], where)
+        row = FooterRow(header, offset)
         if offset < position:
             raise DamagedData(f"{where}: a record outside its pack. Run `ciuic fsck`.")
-        position = row.end
+        position = offset + RECORD_LENGTH + stored
         rows.append(row)
     if position > footer_offset:
         raise DamagedData(f"{where}: a record outside its pack. Run `ciuic fsck`.")

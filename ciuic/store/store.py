@@ -32,7 +32,7 @@ from ciuic.store.footer_index import FooterIndex
 from ciuic.store.fs import LOCAL, FileSystem
 from ciuic.store.index import Index, IndexRow, LogMark, Place
 from ciuic.store.locks import hold
-from ciuic.store.pack import Pack
+from ciuic.store.pack import Footer, Pack
 from ciuic.store.pack_format import FooterRow, RecordHeader
 from ciuic.store.reflog import CHECKSUM_DIGITS, LogRecord, encode_record
 from ciuic.store.refs import HEADS, TAGS, Refs
@@ -69,6 +69,7 @@ class Store:
         self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
         self._open: OrderedDict[str, Pack] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[str, Pack] = weakref.WeakValueDictionary()  # some reader holds these
+        self._footers: OrderedDict[str, Footer] = OrderedDict()  # of packs that were open in the last view
         self._open_guard = threading.Lock()
         self._holding = threading.local()
 
@@ -146,6 +147,7 @@ class Store:
                 yield
             finally:
                 self._holding.depth = 0
+                self._let_go()
 
     @contextlib.contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
@@ -160,6 +162,7 @@ class Store:
                 yield
             finally:
                 self._holding.depth = 0
+                self._let_go()
 
     @contextlib.contextmanager
     def _complete(self) -> Iterator[None]:
@@ -210,6 +213,7 @@ class Store:
             with self._open_guard:
                 self._open.clear()
                 self._alive.clear()
+                self._footers.clear()
             self.generation = generation
             self.refs.named.clear()
             self.damaged_packs = {}
@@ -286,8 +290,9 @@ class Store:
                 self._open.move_to_end(name)
                 return pack
             pack = self._alive.get(name)
+            footer = self._footers.get(name)
         if pack is None:
-            pack = self._new_pack(name)
+            pack = self._new_pack(name, footer)
         with self._open_guard:
             self._open[name] = self._alive[name] = pack
             while len(self._open) > OPEN_PACKS:
@@ -300,14 +305,26 @@ class Store:
             return self._new_pack(name)
         return self.pack(name)
 
-    def _new_pack(self, name: str) -> Pack:
-        return Pack(self.fs, f"{self.path}/packs/{name}.pack", name, self.repository_id)
+    def _new_pack(self, name: str, footer: Footer | None = None) -> Pack:
+        return Pack(self.fs, f"{self.path}/packs/{name}.pack", name, self.repository_id, footer)
+
+    def _let_go(self) -> None:
+        """At the end of a view close the packs that no reader holds: another process's sweep shall free their space."""
+        with self._open_guard:
+            for name, pack in self._open.items():
+                if pack.has_footer:
+                    self._footers[name] = pack.footer
+                    self._footers.move_to_end(name)
+            while len(self._footers) > OPEN_PACKS:
+                self._footers.popitem(last=False)
+            self._open.clear()
 
     def close_pack(self, name: str) -> None:
         """Open the pack anew next time: a damaged one may be replaced by an intact one of its name."""
         with self._open_guard:
             self._open.pop(name, None)
             self._alive.pop(name, None)
+            self._footers.pop(name, None)
 
     def place(self, id: bytes) -> Place | None:
         """Where the index says that an object stands, if that pack is present."""

@@ -276,7 +276,7 @@ def test_a_deeper_copy_takes_the_place_of_one_that_is_gone(book: Book) -> None:
     """A row whose pack is not listed any more gives way to any; one that was dropped too."""
     raw, shallow, deep = two_copies(book, True)
     index = book.store.index
-    rows = [row for row in ((digest(raw), 64, 10, 3),)]
+    rows = [(digest(raw), 64, 10, 3)]
     index.update(book.store.generation, {deep: rows})
     assert index.place(digest(raw)).pack == shallow  # type: ignore[union-attr]
     index.update(book.store.generation, {deep: rows}, dropped_packs=[shallow])
@@ -322,7 +322,7 @@ def test_a_damaged_copy_of_a_base(book: Book) -> None:
 
 def test_a_copy_that_is_too_deep(book: Book) -> None:
     """Of a base only copies less deep than the record are taken: with the others alone it cannot be read."""
-    raw, shallow, deep = two_copies(book, True)
+    raw, shallow, _ = two_copies(book, True)
     top = floats("top", raw)
     book.write((top, (raw,), ""))
     assert book.depths[digest(top)] == 1
@@ -349,7 +349,8 @@ def test_a_missing_base(book: Book) -> None:
     again = Store(book.store.path)
     with again.shared():
         for ask in (again.record, lambda id: again.read(Kind.CHUNK, id)):
-            with pytest.raises(MissingObject, match=f"{digest(raws[1]).hex()[:12]}, on which chunk {digest(raws[2]).hex()[:12]}"):
+            who = f"{digest(raws[1]).hex()[:12]}, on which chunk {digest(raws[2]).hex()[:12]}"
+            with pytest.raises(MissingObject, match=who):
                 ask(digest(raws[2]))
         assert again.known(digest(raws[0]))
         assert again.header(digest(raws[2])) is None

@@ -76,16 +76,21 @@ class Figure:
 
 
 def make_history(own: str, disk: str, states: list[str], shape: Shape, every: int, count: int) -> History:
-    """Train, commit every so many steps, and save the last state with each peer. ``states``: files for the last two."""
+    """Train, commit every so many steps, and save the last state with each peer. ``states``: files for the last two.
+
+    The commits are made in the background: there deltas chain. One that training waits for keeps no bytes to chain to.
+    """
     import ciuic
 
     training = Training(shape)
     snapshots: list[Made] = []
     with ciuic.Repo.init(os.path.join(disk, "repository")) as repo:
+        repo.prepare(training.model, training.optimizer)
         for number in range(count):
             if number:
                 training.steps(every)
-            snapshot = repo.commit(training.model, training.optimizer, step=shape.warm_up + number * every)
+            step = shape.warm_up + number * every
+            snapshot = repo.commit(training.model, training.optimizer, step=step, wait=False).result()
             raw = sum(snapshot.raw_bytes.values())
             assert snapshot.step is not None
             made = Made(snapshot.id, snapshot.step, snapshot.added_bytes, raw, training.digest(), costs=snapshot.cost)

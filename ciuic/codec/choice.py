@@ -14,8 +14,10 @@ ELEMENTS = 1024
 """Elements of a sample: the entropy of a byte is then known to about 0.03 of its 8 bits."""
 PLANE_WORTH_IT = 0.96
 """What a plane has to leave at most: below, its gain is lost in the noise and its time is not."""
-ROTATION_GAINS = 0.99
-"""Rotating takes three passes over the elements, and what it leaves codes more slowly."""
+ROTATED_WIDTH = 2
+"""The only width to try it for: bf16 weights are 3 % smaller, fp32 ones 1 %, and either take twice as long to decode."""
+ROTATION_GAINS = 0.005
+"""Share of the raw bytes that rotating has to save."""
 SKEWED = 0.35
 """Share of its bits that a plane may have for ``SPLIT``; above, Huffman codes are as small and as fast."""
 MOSTLY = 0.82
@@ -66,10 +68,10 @@ def either(raw: Any, base: Any, width: int) -> tuple[float, Plan]:
 def alone(raw: Any, width: int) -> Plan:
     """Without a base: as they are, or rotated."""
     sample = _sample(elements_of(raw, width))
-    if width == 1:
+    if width != ROTATED_WIDTH:
         return _plan(_Counts([sample]), 0, NONE, len(raw))
     counts = _Counts([sample, transformed(ROTATED, sample, None)])
-    rotate = counts.ratio(1) < ROTATION_GAINS * counts.ratio(0)
+    rotate = counts.ratio(1) < counts.ratio(0) - ROTATION_GAINS
     return _plan(counts, int(rotate), ROTATED if rotate else NONE, len(raw))
 
 

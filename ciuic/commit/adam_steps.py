@@ -11,7 +11,7 @@ from ciuic.codec import adamw
 from ciuic.commit.bases import Bases
 from ciuic.commit.earlier import Groups
 from ciuic.commit.leaves import Leaf, Path
-from ciuic.objects.state_tree import Container, Key, Plain, StateNode, Tensor, Value, expand
+from ciuic.objects.state_tree import Container, Key, Plain, StateNode, Value, expand
 
 Numbers = Mapping[str, Plain]
 
@@ -20,7 +20,7 @@ Numbers = Mapping[str, Plain]
 class AdamStep:
     """A parameter's leaves, and the numbers that its step may have used, the likeliest first.
 
-    The learning rate is set anew before or after the step, as the program has it: it is this snapshot's or the parent's.
+    A program sets the learning rate anew before or after it takes a snapshot: it is this one's or the parent's.
     ``misses`` counts the chunks for which a guess was of no use.
     """
 

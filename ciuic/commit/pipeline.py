@@ -22,7 +22,7 @@ class Details:
     """What a snapshot says besides its components.
 
     ``timestamp``: None for the moment at which it is written. ``cost``: seconds by name, those that the caller knows;
-    the commit adds "encode" and "write".
+    the commit adds "encode", "check" and "write".
     """
 
     step: int | None = None
@@ -68,7 +68,8 @@ def commit_snapshot(
             trees = TreeWriter(store, session, earlier, memory.groups)
             roots = trees.write(components)
             session.settle()
-            cost = {**details.cost, "encode": trees.chunks.encode_s, "check": trees.chunks.check_s, "write": session.write_s}
+            chunks = trees.chunks
+            cost = {**details.cost, "encode": chunks.encode_s, "check": chunks.check_s, "write": session.write_s}
             snapshot = Snapshot(
                 id="",
                 step=details.step,
@@ -86,7 +87,7 @@ def commit_snapshot(
                 cost={name: float(seconds) for name, seconds in cost.items()},
                 storage={
                     part: {kind: (raw, stored) for kind, (raw, stored) in kinds.items()}
-                    for part, kinds in trees.chunks.storage.items()
+                    for part, kinds in chunks.storage.items()
                 },
             )
             raw = encode_snapshot(snapshot)

@@ -12,7 +12,7 @@ from ciuic.commit.earlier import Earlier, Groups
 from ciuic.commit.leaves import Leaf, chunked_leaves
 from ciuic.errors import UnsupportedState
 from ciuic.objects.ids import Kind, object_id
-from ciuic.objects.state_tree import Container, StateNode, Tensor, Value
+from ciuic.objects.state_tree import Container, StateNode, Value
 from ciuic.objects.tree import LEAF, BlobEntry, ChildEntry, Entry, TensorEntry, Tree, ValueEntry, encode_tree
 from ciuic.store.pack_session import PackSession
 from ciuic.store.store import Store

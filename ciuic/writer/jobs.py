@@ -36,9 +36,9 @@ class Job:
     memory: int
     memory_size: int
     memory_key: int
-    base_key: int
     position: Position | None
     released: Callable[[], None]
+    base_key: int = 0
 
 
 @dataclass

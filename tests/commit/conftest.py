@@ -76,7 +76,7 @@ def stored():
 
 @pytest.fixture
 def codecs(stored):
-    """``codecs(path, snapshot, "exp_avg")``: how often each codec keeps chunks of tensors so named, small ones apart."""
+    """``codecs(path, snapshot, "exp_avg")``: how often each codec keeps chunks of tensors so named."""
 
     def count(path, snapshot, ending, at_least=4096):
         chunks = stored(path, snapshot)

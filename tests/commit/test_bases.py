@@ -1,4 +1,4 @@
-"""What a chunk rests on: how each kind of change is stored, that all of it comes back, and when nothing is rested on."""
+"""What a chunk rests on: how each kind of change is stored, that it comes back, and when nothing is rested on."""
 
 import copy
 
@@ -41,7 +41,7 @@ def test_ten_steps_apart_a_delta_is_stored(path, repo, training, codecs):
     assert_restores(path, snapshot, run, run.state())
 
 
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}, {"weight_decay": 0.0}, {"maximize": True}])
+@pytest.mark.parametrize("options", [{}, {"foreach": True, "weight_decay": 0.0}, {"fused": True, "maximize": True}])
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.Adam])
 def test_one_step_apart_the_step_is_predicted(path, repo, training, codecs, make, options):
     """By the rule of Adam: under a third of the bytes are left, and all of them come back."""
@@ -78,7 +78,7 @@ def test_a_schedule_is_followed(path, repo, training, codecs, order):
 
 
 def test_a_wrong_guess_loses_nothing(path, repo, training):
-    """Weights changed by hand after the step, and moments by another rule: the guess is far off, the bytes are right."""
+    """Weights changed by hand after the step, and moments too: the guess is far off, the bytes are right."""
     run = training()
     run.steps(20)
     beside(repo, run, 0)

@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from ministore import Trainer, node, noise
 
 from ciuic.commit import chunks
-from ciuic.commit.chunks import BytesSource, ChunkWriter
+from ciuic.commit.bases import Bases
+from ciuic.commit.chunks import ChunkWriter
+from ciuic.commit.leaves import BytesSource, Leaf
 from ciuic.commit.pipeline import Details, commit_snapshot
 from ciuic.errors import StorageError
 from ciuic.objects.ids import Kind, digest
 from ciuic.objects.snapshot import Snapshot
+from ciuic.objects.state_tree import Value
 from ciuic.store import pack, pack_session
 from ciuic.store.fs import FileSystem
 from ciuic.store.fsck import check
@@ -47,9 +50,9 @@ def sound(cost: Mapping[str, float]) -> bool:
 
 def test_a_commit_measures_itself(trainer: Trainer) -> None:
     """Encoding and writing are measured; what the caller has measured stands beside them, as given."""
-    assert set(commit(trainer, Details()).cost) == {"encode", "write"}
+    assert set(commit(trainer, Details()).cost) == {"encode", "check", "write"}
     cost = commit(trainer, Details(cost={"call": 0.25, "fence": 0})).cost
-    assert set(cost) == {"call", "fence", "encode", "write"}
+    assert set(cost) == {"call", "fence", "encode", "check", "write"}
     assert cost["call"] == 0.25 and cost["fence"] == 0
     assert sound(cost)
 
@@ -126,6 +129,12 @@ def test_a_sync_that_fails_fails_the_commit(tmp_path: Path, monkeypatch: pytest.
     assert check(trainer.store, read_data=True).ok
 
 
+def write(trainer: Trainer, session: Any, source: Any) -> list[tuple[bytes, ...]]:
+    """The chunk ids of one source of bytes."""
+    leaf = Leaf(("model", "w"), Value(None), source, 1, "uint8", (source.nbytes,))
+    return ChunkWriter(trainer.store, session, Bases(trainer.store, {})).write([leaf])
+
+
 class Restless:
     """A source whose memory changes as soon as something has been written."""
 
@@ -156,7 +165,7 @@ def test_memory_that_changes_is_copied_first(
             add(kind, id, stored, **rest)
 
         session.add = scribble_and_add  # type: ignore[method-assign]
-        (ids,) = ChunkWriter(trainer.store, session).write([(source, 1)])
+        (ids,) = write(trainer, session, source)
         trainer.store.index_commit(session.publish(), {})
         for id in ids:
             assert digest(trainer.store.read(Kind.CHUNK, id)) == id
@@ -179,5 +188,5 @@ def test_memory_that_stays_is_not_copied(trainer: Trainer) -> None:
     session = trainer.store.new_packs()
     handed: list[memoryview] = []
     session.add = lambda kind, id, stored, **rest: handed.append(stored)  # type: ignore[method-assign]
-    ChunkWriter(trainer.store, session).write([(source, 1)])
+    write(trainer, session, source)
     assert [view.obj is source.data for view in handed] == [True] * 3

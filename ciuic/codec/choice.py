@@ -15,7 +15,7 @@ ELEMENTS = 1024
 PLANE_WORTH_IT = 0.96
 """What a plane has to leave at most: below, its gain is lost in the noise and its time is not."""
 ROTATED_WIDTH = 2
-"""The only width to try it for: bf16 weights are 3 % smaller, fp32 ones 1 %, and either take twice as long to decode."""
+"""The only width to try it for: it saves 3 % of bf16 weights, 1 % of fp32 ones, and doubles the time to decode them."""
 ROTATION_GAINS = 0.005
 """Share of the raw bytes that rotating has to save."""
 SKEWED = 0.35

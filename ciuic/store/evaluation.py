@@ -164,9 +164,10 @@ class Evaluation:
 
 
 def _bottom_up(records: Sequence[Record]) -> Iterator[Record]:
-    """Each node after its bases, the first base's line first."""
+    """Each node after its bases, the first base's line first; from the deepest on, which most of the others serve, so
+    that little has to wait for its last user."""
     done: set[Record] = set()
-    for record in records:
+    for record in sorted(records, key=lambda each: -each.header.depth):
         stack = [record]
         while stack:
             node = stack[-1]

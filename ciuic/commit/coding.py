@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ciuic.codec import Codec, CodecError, Encoded, decode_into, encode, encode_object, encode_residual, rules
+from ciuic.codec import (
+    CHUNK_WORTH_IT,
+    Codec,
+    CodecError,
+    Encoded,
+    decode_into,
+    encode,
+    encode_object,
+    encode_residual,
+    rules,
+)
 from ciuic.commit.adam_steps import AdamStep, Numbers
 from ciuic.commit.bases import PREDICTED_DEPTH, Base, Bases
 from ciuic.commit.casts import cast_numbers, cast_of
@@ -185,7 +195,7 @@ class Coder:
 
     def _encode(self, chunk: Chunk, raw: Any, base: Base | None) -> None:
         if not self.planes:
-            chunk.encoded(encode_object(raw))
+            chunk.encoded(encode_object(raw, CHUNK_WORTH_IT))
             return
         width = chunk.piece.leaf.width
         if base is None:

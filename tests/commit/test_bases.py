@@ -223,6 +223,7 @@ def test_a_repository_from_before_keeps_to_what_its_readers_know(path, training,
 
 def test_the_full_check_finds_what_does_not_decode(path, training, monkeypatch):
     """A coder that errs: with the full check the raw bytes are stored instead, and the snapshot is right."""
+
     def wrong(raw, width, base=None, **options):
         encoded = honest(raw, width, base, **options)
         if encoded.codec == Codec.RAW:

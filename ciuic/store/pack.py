@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from ciuic.codec import CodecError, decode
@@ -29,9 +28,6 @@ from ciuic.store.pack_format import (
 )
 
 WRITE_BATCH = 4 << 20
-READ_AT_ONCE = 4 << 20
-MOST_GAP = 8192
-"""Between records that are read at once: a page's alignment, or a small record that nobody asked for."""
 START_WRITING_BATCH = 8 << 20
 
 
@@ -180,10 +176,6 @@ class Pack:
         if stored_length > self.length:
             raise DamagedData(f"{where}: a record longer than its pack. Run `ciuic fsck`.")
         data = memoryview(self.fs.read_at(self._descriptor, RECORD_LENGTH + stored_length, offset, self.path))
-        return self._checked(data, offset)
-
-    def _checked(self, data: memoryview, offset: int) -> tuple[RecordHeader, memoryview]:
-        where = f"{self.path} at offset {offset}"
         header = decode_record_header(bytes(data[:RECORD_LENGTH]), where)
         payload = data[RECORD_LENGTH:]
         if header.stored_length != len(payload) or digest(payload) != header.stored_checksum:
@@ -202,46 +194,12 @@ class Pack:
         """Bytes of the file from ``offset`` on into ``out``, unverified; returns how many: fewer only at its end."""
         return self.fs.read_into(self._descriptor, [out], offset, self.path)
 
-    def stored_many(self, records: Iterable[Placed], *, check: bool = True) -> Iterator[tuple[Placed, memoryview]]:
-        """Each record of this pack, as its footer lists it, with its stored bytes, in the order of the file.
-
-        Neighbours come with one read. The bytes stay what they are until the next record is asked for. ``check``:
-        verify them, and that the record stands there; DamagedData otherwise.
-        """
-        batch: list[Placed] = []
-        buffer = bytearray()
-        end = 0
-        for record in (*sorted(records, key=lambda each: each.offset), None):
-            if batch and (
-                record is None
-                or record.offset - end > MOST_GAP
-                or record.offset + record.header.stored_length - batch[0].offset > READ_AT_ONCE
-            ):
-                start = batch[0].offset
-                if len(buffer) < end - start:
-                    buffer = bytearray(end - start)
-                view = memoryview(buffer)
-                length = self.fs.read_into(self._descriptor, [view[: end - start]], start, self.path)
-                for each in batch:
-                    at = each.offset - start
-                    data = view[at : min(length, at + RECORD_LENGTH + each.header.stored_length)]
-                    if check and self._checked(data, each.offset)[0] != each.header:
-                        raise self._another(each.offset)
-                    yield each, data[RECORD_LENGTH:]
-                batch = []
-            if record is not None:
-                batch.append(record)
-                end = record.offset + RECORD_LENGTH + record.header.stored_length
-
-    def _another(self, offset: int) -> DamagedData:
-        return DamagedData(f"{self.path} at offset {offset}: another object stands here. Run `ciuic fsck`.")
-
     def raw(self, offset: int, stored_length: int, id: bytes) -> Any:
         """The raw bytes of an object that rests on no other, verified against ``id``; DamagedData otherwise."""
         where = f"{self.path} at offset {offset}"
         header, payload = self.stored(offset, stored_length)
         if header.id != id:
-            raise self._another(offset)
+            raise DamagedData(f"{where}: another object stands here. Run `ciuic fsck`.")
         if header.base != NO_ID or header.depth:
             raise DamagedData(f"{where}: {header.kind.name.lower()} {id.hex()[:12]} rests on others.")
         try:

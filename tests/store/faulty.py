@@ -11,7 +11,7 @@ from ciuic.errors import StorageError
 from ciuic.store.fs import FileSystem, typed_errors
 
 EFFECTS = ("create", "write", "write_at", "sync", "sync_folder", "rename", "link", "unlink", "make_folder")
-READS = ("open", "read_at", "list_folder")
+READS = ("open", "read_at", "read_into", "list_folder")
 
 
 class Faulty(FileSystem):
@@ -73,7 +73,7 @@ def _wrap(name: str, path_at: int) -> Any:
 
 for _name, _path_at in {
     "create": 0, "write": 2, "write_at": 3, "sync": 1, "sync_folder": 0, "rename": 1, "link": 1, "unlink": 0,
-    "make_folder": 0, "open": 0, "read_at": 3, "list_folder": 0,
+    "make_folder": 0, "open": 0, "read_at": 3, "read_into": 3, "list_folder": 0,
 }.items():  # fmt: skip
     setattr(Faulty, _name, _wrap(_name, _path_at))
 

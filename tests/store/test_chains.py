@@ -536,30 +536,6 @@ def test_many_threads(book: Book) -> None:
         assert all(pool.map(read, range(8)))
 
 
-def test_neighbours_come_with_one_read(book: Book) -> None:
-    """Records of one pack: each with its stored bytes, verified, in few reads; damage is told."""
-    raws = [floats(number) for number in range(30)]
-    name = book.write(*((raw, (), "") for raw in raws), codec=Codec.RAW)
-    pack = book.store.pack(name)
-    chosen = [pack.by_id[digest(raw)] for raw in raws[:12] + raws[20:]]
-    reads = []
-
-    class Counting(type(pack.fs)):  # type: ignore[misc]
-        def read_into(self, descriptor, buffers, offset, path):  # type: ignore[no-untyped-def]
-            reads.append(offset)
-            return super().read_into(descriptor, buffers, offset, path)
-
-    pack.fs = Counting()
-    found = {record.header.id: bytes(stored) for record, stored in pack.stored_many(reversed(chosen))}
-    assert found == {digest(raw): raw for raw in raws[:12] + raws[20:]}
-    assert len(reads) == 2
-    damage(book.store, name, raws[25])
-    pack = book.store.pack(name)
-    with pytest.raises(DamagedData, match="does not match its checksum"):
-        list(pack.stored_many([pack.by_id[digest(raw)] for raw in raws]))
-    assert len(list(pack.stored_many([pack.by_id[digest(raw)] for raw in raws], check=False))) == 30
-
-
 def test_a_pack_cut_short(book: Book) -> None:
     """A read that ends early is damage, and not bytes of something else."""
     raws = [floats(number) for number in range(3)]
@@ -569,8 +545,6 @@ def test_a_pack_cut_short(book: Book) -> None:
     os.truncate(pack.path, rows[2].offset + 200)
     with pytest.raises(DamagedData):
         pack.read_payload(rows[2], memoryview(bytearray(rows[2].header.stored_length)))
-    with pytest.raises(DamagedData):
-        list(pack.stored_many(rows))
 
 
 @settings(max_examples=200)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ciuic.codec import Codec, CodecError, decode_into
+from ciuic.codec.arithmetic import InexactArithmetic
 from ciuic.errors import CiuicError, DamagedData, StorageError
 from ciuic.objects.ids import digest
 from ciuic.objects.recipe import SECOND_MOMENT, WEIGHT
@@ -79,6 +80,8 @@ class Evaluation:
             id = node.header.id
             try:
                 value = self._value(node, check)
+            except InexactArithmetic as error:
+                raise UnsupportedState(f"{node.where}: chunk {id.hex()[:12]}: {error}.") from error
             except CodecError as error:
                 raise NodeFailed(node, DamagedData(f"{node.where}: chunk {id.hex()[:12]}: {error}.")) from error
             except (DamagedData, StorageError) as error:
@@ -119,7 +122,7 @@ class Evaluation:
         values = [self._values[base] for base in node.bases]
         first, base = values[0], node.bases[0]
         free = self._uses[base] == 1 and (base not in self._homes or first is home) and _may_take_place(node)
-        if free and home in (None, first) and len(first) == header.raw_length:
+        if free and (home is None or home is first) and len(first) == header.raw_length:
             out = first
         else:
             out = self._take(header.raw_length) if home is None else home

@@ -192,3 +192,15 @@ def test_a_small_state_starts_no_thread(deltas, monkeypatch, kit):
     deltas.repo.restore("HEAD", model=model, optimizer=optimizer, rng=False)
     assert not started and kit.same(copy.deepcopy(model.state_dict()), deltas.states[-1][0])
     assert chains.decode_records is filling.decode_records
+
+
+def test_live_memory_that_holds_a_base_already(history, workers, kit):
+    """Restoring one step after the other into the same objects, forwards and backwards.
+
+    A buffer was once taken for the base because it held the same bytes, and the live tensor kept the step before.
+    """
+    model, optimizer = history.fresh()
+    last = len(history.states) - 1
+    for step in [*range(last + 1), *range(last, -1, -1)]:
+        history.repo.restore(f"HEAD~{last - step}", model=model, optimizer=optimizer, rng=False)
+        assert kit.same(kit.state_of(model, optimizer), history.states[step]), step

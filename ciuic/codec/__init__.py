@@ -40,6 +40,10 @@ class CodecError(ValueError):
     """Stored bytes that their codec cannot decode to the stated length."""
 
 
+class InexactArithmetic(CodecError):
+    """This thread's floating point is not IEEE's and cannot be made so: nothing is wrong with what is stored."""
+
+
 class Encoded(NamedTuple):
     """``stored`` is a buffer, for RAW the very one that was given; ``check_s``: processor seconds spent on checking."""
 

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ciuic.codec import CodecError
+from ciuic.codec import InexactArithmetic
 
 ENVIRONMENT_BYTES = 512
 """Larger than any platform's fenv_t."""
@@ -21,10 +21,6 @@ TEST_LEFT = np.array([0x3F800000, 0x3F800000, 0x00000001, 0x00800000], np.uint32
 TEST_RIGHT = np.array([0x33800000, 0x34400000, 0x00000002, 0x80000001], np.uint32).view(np.float32)
 TEST_SUMS = np.array([0x3F800000, 0x3F800002, 0x00000003, 0x007FFFFF], np.uint32).tobytes()
 TEST_DOUBLES = np.array([2.0**-148, -(2.0**-149)]).tobytes()
-
-
-class InexactArithmetic(CodecError):
-    """This thread's floating point is not IEEE's and cannot be made so: nothing is wrong with what is stored."""
 
 
 class _Environment:

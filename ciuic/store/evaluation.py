@@ -6,9 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ciuic.codec import Codec, CodecError, decode_into
-from ciuic.codec.arithmetic import InexactArithmetic
-from ciuic.errors import CiuicError, DamagedData, StorageError
+from ciuic.codec import Codec, CodecError, InexactArithmetic, decode_into
+from ciuic.errors import CiuicError, DamagedData, StorageError, UnsupportedState
 from ciuic.objects.ids import digest
 from ciuic.objects.recipe import SECOND_MOMENT, WEIGHT
 from ciuic.store.resolving import Record

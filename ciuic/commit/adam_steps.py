@@ -7,11 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ciuic.codec import adamw
+from ciuic.codec import CodecError, adamw, encode_residual, rules
 from ciuic.commit.bases import Bases
 from ciuic.commit.earlier import Groups
 from ciuic.commit.leaves import Leaf, Path
 from ciuic.objects.state_tree import Container, Key, Plain, StateNode, Value, expand
+
+TRIAL_BYTES = 8 << 10
+EXPLAINED = 0.1
+"""Share of the bytes that a right guess leaves at most; a wrong one leaves half of them and more."""
 
 Numbers = Mapping[str, Plain]
 
@@ -41,6 +45,7 @@ def adam_steps(
     """The steps, and the hyper-parameters by the path of a parameter's state; ``earlier``: the parent's."""
     by_path = {leaf.path: leaf for leaf in leaves}
     weights = {"/".join(map(str, path[1:])): leaf for path, leaf in by_path.items() if path[0] == "model"}
+    masters = _masters(by_path.values())
     steps: list[AdamStep] = []
     now: Groups = {}
     root = components.get("optimizer")
@@ -50,23 +55,55 @@ def adam_steps(
             for name in names:
                 own = (*path, "state", name)
                 now[own] = group
-                weight, first, second = (
-                    weights.get(name), by_path.get((*own, "exp_avg")), by_path.get((*own, "exp_avg_sq")),
-                )  # fmt: skip
-                if weight is None or first is None or second is None:
+                first, second = (by_path.get((*own, slot)) for slot in ("exp_avg", "exp_avg_sq"))
+                if first is None or second is None or first.shape != second.shape:
                     continue
-                if not all(_in_memory(leaf, bases) for leaf in (weight, first, second)):
-                    continue
-                if not weight.shape == first.shape == second.shape:
+                if not (_in_memory(first, bases) and _in_memory(second, bases)):
                     continue
                 step = _one_more((*own, "step"), by_path, bases)
                 if step is None:
                     continue
                 groups = [group] if earlier.get(own, group) == group else [group, earlier[own]]
                 numbers = [adamw.numbers(each, step, decoupled) for each in groups]  # type: ignore[arg-type]
-                if usable := [each for each in numbers if each is not None]:
+                usable = [each for each in numbers if each is not None]
+                weight = weights.get(name)
+                if weight is None or weight.shape != first.shape or not _in_memory(weight, bases):
+                    weight = _explained(masters.get(first.shape, []), first, second, usable, bases)
+                if weight is not None and usable:
                     steps.append(AdamStep(weight, first, second, usable))
     return steps, now
+
+
+def _masters(leaves: Iterable[Leaf]) -> dict[tuple[int, ...], list[Leaf]]:
+    """Shape → the fp32 tensors outside of the model that may be what an optimizer steps, moments apart."""
+    found: dict[tuple[int, ...], list[Leaf]] = {}
+    for leaf in leaves:
+        if leaf.path[0] != "model" and leaf.part == "other" and leaf.dtype == "float32" and leaf.source.nbytes >= 1024:
+            found.setdefault(leaf.shape, []).append(leaf)
+    return found
+
+
+def _explained(masters: list[Leaf], first: Leaf, second: Leaf, numbers: Iterable[Numbers], bases: Bases) -> Leaf | None:
+    """The parameter of these moments among ``masters``, from which it is taken: the one that the rule explains.
+
+    Weights in half precision are stepped in full precision elsewhere, under a name of the program's choice.
+    """
+    stop = min(TRIAL_BYTES, first.source.nbytes)
+    m1, v1 = (leaf.source.read(0, stop) for leaf in (first, second))
+    for number, leaf in enumerate(masters):
+        if not _in_memory(leaf, bases):
+            continue
+        before = bases.earlier[leaf.path].source
+        assert before is not None, "it is in memory"
+        for each in numbers:
+            guess = bytearray(stop)
+            try:
+                rules.apply("adamw.weight", each, [before.read(0, stop), m1, v1], guess)
+            except CodecError:
+                return None
+            if len(encode_residual(leaf.source.read(0, stop), guess, 4, check=False).stored) <= EXPLAINED * stop:
+                return masters.pop(number)
+    return None
 
 
 def _optimizers(node: StateNode, path: Path) -> Iterator[tuple[Path, Container]]:

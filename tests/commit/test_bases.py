@@ -77,6 +77,25 @@ def test_a_schedule_is_followed(path, repo, training, codecs, order):
     assert_restores(path, snapshot, run, run.state())
 
 
+def test_masters_of_half_precision_are_predicted(path, repo):
+    """The optimizer steps fp32 copies that the program keeps in ``extra``; the model is their cast."""
+    torch.manual_seed(0)
+    masters = [torch.randn(128, 64, requires_grad=True) for _ in range(3)]
+    optimizer = torch.optim.AdamW(masters, lr=3e-4)
+    for step in range(6):
+        for master in masters:
+            master.grad = torch.randn(128, 64)
+        optimizer.step()
+        model = {str(number): master.detach().to(torch.bfloat16) for number, master in enumerate(masters)}
+        extra = {"masters": {str(number): master for number, master in enumerate(masters)}}
+        snapshot = repo.commit(model, optimizer, extra=extra, step=step, rng=False, wait=False).result(60)
+    assert set(snapshot.storage["weights"]) == {"derived"}
+    assert set(snapshot.storage["second moment"]) == {"predicted"}
+    assert snapshot.storage["other"]["predicted"][0] == 3 * masters[0].nbytes
+    state = ciuic.Repo(path).load(snapshot.id)
+    assert all(torch.equal(state["extra"]["masters"][str(n)], master) for n, master in enumerate(masters))
+
+
 def test_a_wrong_guess_loses_nothing(path, repo, training):
     """Weights changed by hand after the step, and moments too: the guess is far off, the bytes are right."""
     run = training()

@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -68,7 +67,6 @@ class Store:
         self.index: Index | FooterIndex = FooterIndex()
         self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
         self._open: OrderedDict[str, Pack] = OrderedDict()
-        self._alive: weakref.WeakValueDictionary[str, Pack] = weakref.WeakValueDictionary()  # some reader holds these
         self._footers: OrderedDict[str, Footer] = OrderedDict()  # of packs that were open in the last view
         self._open_guard = threading.Lock()
         self._holding = threading.local()
@@ -212,7 +210,6 @@ class Store:
         if generation != self.generation:
             with self._open_guard:
                 self._open.clear()
-                self._alive.clear()
                 self._footers.clear()
             self.generation = generation
             self.refs.named.clear()
@@ -289,12 +286,11 @@ class Store:
             if pack is not None:
                 self._open.move_to_end(name)
                 return pack
-            pack = self._alive.get(name)
             footer = self._footers.get(name)
-        if pack is None:
-            pack = self._new_pack(name, footer)
+        # Readers that hold it have one of their own: a weak reference may revive a pack whose file is being closed.
+        pack = self._new_pack(name, footer)
         with self._open_guard:
-            self._open[name] = self._alive[name] = pack
+            self._open[name] = pack
             while len(self._open) > OPEN_PACKS:
                 self._open.popitem(last=False)
         return pack
@@ -323,7 +319,6 @@ class Store:
         """Open the pack anew next time: a damaged one may be replaced by an intact one of its name."""
         with self._open_guard:
             self._open.pop(name, None)
-            self._alive.pop(name, None)
             self._footers.pop(name, None)
 
     def place(self, id: bytes) -> Place | None:

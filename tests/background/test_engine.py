@@ -76,7 +76,7 @@ def test_it_returns_a_pending_snapshot(run, repo, train):
     snapshot = pending.result()
     assert (snapshot.step, snapshot.epoch, snapshot.message, snapshot.metrics) == (3, 1, "three", {"loss": 0.5})
     assert repo.resolve("main") == snapshot == ciuic.Repo(repo.path).resolve("HEAD")
-    assert set(snapshot.cost) == {"call", "fence", "copy", "encode", "write"}
+    assert set(snapshot.cost) == {"call", "fence", "copy", "encode", "check", "write"}
     assert all(seconds >= 0 for seconds in snapshot.cost.values()) and snapshot.cost["call"] > 0
     assert repr(pending) == f"PendingSnapshot(step=3, {snapshot!r})"
     assert repo.counts["published"] == 1 and sum(repo.counts.values()) == 1

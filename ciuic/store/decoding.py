@@ -6,8 +6,8 @@ import contextlib
 from collections import OrderedDict
 from typing import Any
 
-from ciuic.codec import Codec, CodecError, decode_into
-from ciuic.errors import DamagedData, MissingObject
+from ciuic.codec import Codec, CodecError, InexactArithmetic, decode_into
+from ciuic.errors import DamagedData, MissingObject, UnsupportedState
 from ciuic.objects.ids import NO_ID, Kind, digest
 from ciuic.store.copies import Copies, Row
 
@@ -36,7 +36,7 @@ class Decoder:
         return True
 
     def verify(self, row: Row) -> None:
-        """Decode this very copy; LostBase or DamagedData."""
+        """Decode this very copy; LostBase or DamagedData, UnsupportedState where this machine cannot."""
         self._decode(row)
 
     def raw(self, row: Row) -> Any:
@@ -58,6 +58,12 @@ class Decoder:
                 self._room += len(self._cache.popitem(last=False)[1])
 
     def _decode(self, row: Row) -> Any:
+        try:
+            return self._decode_chain(row)
+        except RecursionError:  # records made to rest on each other in a way that no writer does
+            raise LostBase(f"{row.pack.path} at offset {row.offset}: it rests on too much to be read.") from None
+
+    def _decode_chain(self, row: Row) -> Any:
         """From the bottom of the chain of first bases, or from what the cache has of it, upwards."""
         chain = [row]
         raw: Any = None
@@ -121,6 +127,8 @@ class Decoder:
                 decode_into(header.codec, stored, out, header.width)
             elif len(stored):
                 raise CodecError("a derived chunk with stored bytes")
+        except InexactArithmetic as error:  # of this machine's: gc must not take sound records for damaged ones
+            raise UnsupportedState(f"{where}: {error}. Nothing was changed; run gc on another machine.") from error
         except CodecError as error:
             raise DamagedData(f"{where}: {error}.") from error
         if digest(out) != header.id:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ciuic.codec.choice import PLANE_WORTH_IT
 from ciuic.codec import Codec, CodecError, Encoded, decode, decode_into, encode, encode_residual, planes, zstd
 
 WIDTHS = (1, 2, 4, 8)
@@ -130,12 +131,13 @@ def test_complex_elements_are_halves():
     assert back(encoded, raw[:-8] + bytes(8), len(raw), 16) == raw
 
 
-def plane_entropy(x):
-    """Bytes that x takes at the order-0 entropy of its byte planes."""
+def plane_entropy(x, worth_it=1.0):
+    """Bytes that x takes at the order-0 entropy of its byte planes; as they are where that is above ``worth_it``."""
     bits = 0.0
     for plane in x.view(np.uint8).reshape(-1, x.itemsize).T:
         share = np.bincount(plane)[np.bincount(plane) > 0] / len(x)
-        bits += -(share * np.log2(share)).sum() * len(x)
+        entropy = -(share * np.log2(share)).sum()
+        bits += (entropy if entropy <= 8 * worth_it else 8) * len(x)
     return bits / 8
 
 
@@ -155,11 +157,11 @@ def adamw_step(kind, step):
 @pytest.mark.parametrize("step", [1e-3, 1e-4, 1e-5])
 @pytest.mark.parametrize("kind", ["weights", "second moment", "weights bf16"])
 def test_a_delta_is_near_the_entropy(kind, step):
-    """Within 1.5 % of the order-0 entropy of the planes of the difference, however skewed they are."""
+    """Within 1.5 % of the order-0 entropy of the planes of the difference, planes that hardly shrink taken as they are."""
     before, after = adamw_step(kind, step)
     d = (after - before).astype(after.dtype)
     sign = (d.view(f"<i{d.itemsize}") >> 8 * d.itemsize - 1).view(d.dtype)
-    floor = plane_entropy(d << 1 ^ sign)
+    floor = plane_entropy(d << 1 ^ sign, PLANE_WORTH_IT)
     encoded = encode(after.tobytes(), d.itemsize, before.tobytes())
     assert encoded.codec == Codec.DELTA and len(encoded.stored) <= 1.015 * floor + 1000
 

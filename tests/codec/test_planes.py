@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciuic.codec.choice import PLANE_WORTH_IT
 from ciuic.codec import Codec, CodecError, Encoded, decode, decode_into, encode, encode_residual, planes, zstd
+from ciuic.codec.choice import PLANE_WORTH_IT
 
 WIDTHS = (1, 2, 4, 8)
 FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
@@ -157,7 +157,7 @@ def adamw_step(kind, step):
 @pytest.mark.parametrize("step", [1e-3, 1e-4, 1e-5])
 @pytest.mark.parametrize("kind", ["weights", "second moment", "weights bf16"])
 def test_a_delta_is_near_the_entropy(kind, step):
-    """Within 1.5 % of the order-0 entropy of the planes of the difference, planes that hardly shrink taken as they are."""
+    """Within 1.5 % of the order-0 entropy of the planes of the difference, hardly shrinking ones taken as they are."""
     before, after = adamw_step(kind, step)
     d = (after - before).astype(after.dtype)
     sign = (d.view(f"<i{d.itemsize}") >> 8 * d.itemsize - 1).view(d.dtype)

@@ -599,7 +599,8 @@ class Repo:
             return repack(self._store, dry_run=dry_run)
         from ciuic.store.flattening import flatten as flatten_snapshot
 
-        return flatten_snapshot(self._store, self._resolve(flatten).snapshot.id)
+        with self._store.shared():
+            return flatten_snapshot(self._store, self._resolve(flatten).snapshot.id)
 
     def fsck(self, *, read_data: bool = False, progress: Progress | None = None) -> FsckReport:
         """Check logs, packs, snapshots and trees, with ``read_data`` every stored byte too. Changes nothing."""

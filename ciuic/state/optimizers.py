@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,19 +93,27 @@ def slot_device(name: str, group: Mapping[str, Any], parameter: torch.Tensor) ->
     return parameter.device
 
 
+_following: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+_hooked: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+
+
 def follow_devices(optimizer: torch.optim.Optimizer) -> None:
     """At the next step, move state whose parameter has moved since (``model.to(device)`` after a restore)."""
-    handle: list[Any] = []
+    if optimizer not in _hooked:  # one hook for good: a step must not find that its hooks change while it runs them
+        _hooked.add(optimizer)
+        optimizer.register_step_pre_hook(_follow)
+    _following.add(optimizer)
 
-    def follow(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        handle.pop().remove()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                slots = optimizer.state.get(parameter, {})
-                for name, value in slots.items():
-                    slots[name] = _moved(value, slot_device(name, group, parameter))
 
-    handle.append(optimizer.register_step_pre_hook(follow))
+def _follow(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    if optimizer not in _following:
+        return
+    _following.discard(optimizer)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            slots = optimizer.state.get(parameter, {})
+            for name, value in slots.items():
+                slots[name] = _moved(value, slot_device(name, group, parameter))
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -111,3 +111,14 @@ def test_nothing_is_lost(saved):
     report = repo.repack()
     assert report.gc.resting_bytes <= 0.1 * stored
     check(repo, states)
+
+
+def test_flatten_sees_what_others_did(tmp_path):
+    """A revision was looked up in the view of the call before: a sweep in between made it unknown."""
+    repo = ciuic.Repo.init(tmp_path / "run", chunk_size=4096)
+    kept = repo.commit({"w": torch.randn(4096)}, rng=False)
+    other = ciuic.Repo(tmp_path / "run")
+    repo.prune(repo.commit({"w": torch.randn(4096)}, rng=False).id)
+    other.commit({"w": torch.randn(4096)}, rng=False)
+    other.repack()
+    assert repo.repack(flatten=kept.id).flattened == kept.id

@@ -70,12 +70,13 @@ def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
     if report.held_by_reflog:
         size = humane.size(report.reflog_bytes)
         yield f"  {report.held_by_reflog} in reflogs alone, {size}; --expire AGE lets go of it sooner"
-    if report.resting_bytes:
-        yield f"  {humane.size(report.resting_bytes)} of it only because other chunks rest on it"
-    if report.rebased:
-        yield f"Stored {humane.count(report.rebased, 'chunk')} anew, on others: {humane.size(report.rebased_bytes)}"
     if report.pruned:
         yield f"  {report.pruned} of them pruned, whole or in part"
+    if report.resting_bytes:
+        yield f"  {humane.size(report.resting_bytes)} only because other chunks rest on it"
+    if report.rebased:
+        chunks = humane.count(report.rebased, "chunk")
+        yield f"Stored {chunks} anew, in {humane.size(report.rebased_bytes)}: they rested on what was pruned"
     forgot = "Would forget" if report.dry_run else "Forgot"
     for log, records in sorted(report.expired_records.items()):
         name = log.removeprefix("refs/heads/").removeprefix("refs/tags/")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ciuic.codec import CodecError, adamw, encode_residual, rules
 from ciuic.commit.bases import Bases
+from ciuic.commit.casts import MOST_CANDIDATES
 from ciuic.commit.earlier import Groups
 from ciuic.commit.leaves import Leaf, Path
 from ciuic.objects.state_tree import Container, Key, Plain, StateNode, Value, expand
@@ -90,7 +91,7 @@ def _explained(masters: list[Leaf], first: Leaf, second: Leaf, numbers: Iterable
     """
     stop = min(TRIAL_BYTES, first.source.nbytes)
     m1, v1 = (leaf.source.read(0, stop) for leaf in (first, second))
-    for number, leaf in enumerate(masters):
+    for number, leaf in enumerate(masters[:MOST_CANDIDATES]):
         if not _in_memory(leaf, bases):
             continue
         before = bases.earlier[leaf.path].source

@@ -14,6 +14,8 @@ SMALLEST_BYTES = 1024
 """A smaller tensor is not worth a recipe."""
 SAMPLE_BYTES = 512
 SAMPLES = 4
+MOST_CANDIDATES = 64
+"""Wide tensors of one shape that are looked at for a narrow one: mostly the next, as both come in one order."""
 
 
 def find_masters(leaves: Iterable[Leaf]) -> Mapping[Path, Leaf]:
@@ -26,9 +28,11 @@ def find_masters(leaves: Iterable[Leaf]) -> Mapping[Path, Leaf]:
     masters: dict[Path, Leaf] = {}
     for leaf in leaves:
         if leaf.dtype in NARROW and leaf.source.nbytes >= SMALLEST_BYTES:
-            for other in wide.get((NARROW[leaf.dtype], leaf.shape), ()):
+            candidates = wide.get((NARROW[leaf.dtype], leaf.shape), [])
+            for number, other in enumerate(candidates[:MOST_CANDIDATES]):
                 if all(_is_cast(leaf, other, start) for start in _sample_starts(leaf)):
                     masters[leaf.path] = other
+                    candidates[:] = candidates[number + 1 :] + candidates[: number + 1]
                     break
     return masters
 

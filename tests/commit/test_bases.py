@@ -7,7 +7,7 @@ import torch
 
 import ciuic
 from ciuic.codec import Codec
-from ciuic.commit import bases, coding
+from ciuic.commit import bases, casts, coding
 from ciuic.commit.bases import most_ratio
 
 
@@ -169,6 +169,18 @@ def test_a_cast_of_masters_costs_nothing(path, repo, dtype):
     state = ciuic.Repo(path).load(snapshot.id)
     for name in narrow:
         assert torch.equal(state["model"][name].view(torch.int16), narrow[name].view(torch.int16))
+
+
+def test_many_layers_of_one_shape_find_their_masters_in_order(repo, monkeypatch):
+    """A model of hundreds of equal layers is not compared all with all."""
+    looks = []
+    plain = casts._is_cast
+    monkeypatch.setattr(casts, "_is_cast", lambda *given: looks.append(1) or plain(*given))
+    masters = {f"layer.{number}": torch.randn(32, 32) for number in range(200)}
+    narrow = {name: tensor.to(torch.bfloat16) for name, tensor in masters.items()}
+    snapshot = repo.commit(narrow, extra={"masters": masters}, rng=False)
+    assert set(snapshot.storage["weights"]) == {"derived"}
+    assert len(looks) == 200 * casts.SAMPLES
 
 
 def test_a_tensor_that_is_almost_a_cast_is_stored(path, repo):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ciuic.store.fsck import FsckReport, Progress
     from ciuic.store.gc import GcReport
     from ciuic.store.rebasing import RepackReport
+    from ciuic.store.verification import Budget
     from ciuic.writer.pending import PendingSnapshot
 
 
@@ -602,11 +603,14 @@ class Repo:
         with self._store.shared():
             return flatten_snapshot(self._store, self._resolve(flatten).snapshot.id)
 
-    def fsck(self, *, read_data: bool = False, progress: Progress | None = None) -> FsckReport:
-        """Check logs, packs, snapshots and trees, with ``read_data`` every stored byte too. Changes nothing."""
+    def fsck(self, *, read_data: bool | str | Budget = False, progress: Progress | None = None) -> FsckReport:
+        """Check logs, packs, snapshots and trees, with ``read_data`` every stored byte too; with "5%", "10GiB" or "10m"
+        (minutes) so much of it, the packs that were read longest ago first. Changes nothing but the memory of that.
+        """
         from ciuic.store.fsck import check
+        from ciuic.store.verification import budget_of
 
-        return check(self._store, read_data=read_data, progress=progress)
+        return check(self._store, read_data=budget_of(read_data), progress=progress)
 
 
 def _said(revision: str | Snapshot, snapshot: Snapshot) -> str:

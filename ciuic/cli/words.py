@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ciuic.cli import humane
@@ -97,6 +98,16 @@ def labels_by_snapshot(repo: Repo) -> dict[str, list[str]]:
     for name, snapshot in sorted(repo.tags().items()):
         labels.setdefault(snapshot, []).append(f"tag: {name}")
     return labels
+
+
+def verification_text(never: int, packs: int, oldest: datetime | None, now: datetime) -> str:
+    """ "Every pack has been read whole, the least recent 3 days ago", "2 of 7 packs have not been …"."""
+    when = "" if oldest is None else f", the {'others' if never else 'least recent'} {humane.age(oldest, now)}"
+    if not never:
+        return f"Every pack has been read whole{when}"
+    if never == packs:
+        return "No pack has been read whole so far" if packs > 1 else "The pack has not been read whole so far"
+    return f"{never} of {packs} packs {'has' if never == 1 else 'have'} not been read whole so far{when} or later"
 
 
 def painted_labels(paint: Paint, labels: list[str]) -> str:

@@ -1,33 +1,42 @@
-"""fsck: read everything that can be read, change nothing, and say exactly what is wrong."""
+"""fsck: read everything that can be read, or a share of it, change nothing, and say exactly what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
-from ciuic.errors import CiuicError, DamagedData, DamageError
+from ciuic.errors import CiuicError, DamagedData, DamageError, StorageError
 from ciuic.objects.encoding import EncodingError
-from ciuic.objects.ids import Kind
+from ciuic.objects.ids import NO_ID, Kind
 from ciuic.objects.recipe import decode_recipe
-from ciuic.objects.tree import BlobEntry, ChildEntry, TensorEntry
 from ciuic.store.expiry import read_logs
 from ciuic.store.fsck_chains import ChainChecker
-from ciuic.store.object_reader import read_snapshot, read_tree
+from ciuic.store.losses import Loss, Losses
+from ciuic.store.object_reader import read_snapshot
 from ciuic.store.pack_format import ALIGNMENT, HEADER, RECORD_LENGTH
 from ciuic.store.reflog import NOTHING, SYMBOLIC
 from ciuic.store.refs import WHOLE
 from ciuic.store.store import Store
+from ciuic.store.verification import EVERYTHING, Budget, last_verified, longest_ago_first, remember
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total): packs, and then batches of the records that rest on others."""
+"""Called with (done, total): packs, then packs whose data is read, then batches of records that rest on others."""
+FIRST_ROUND_BYTES = 64 << 20
+"""Of what is read against the clock, which is looked at between rounds."""
 
 
 @dataclass(frozen=True)
 class FsckReport:
-    """``problems``: a line each, empty when all is well. ``read_data``: whether chunk payloads were read as well.
+    """``problems``: a line each, empty when all is well. ``read_data``: whether every chunk's payload was read as well.
 
-    ``damaged_snapshots``: hex ids of snapshots that cannot be restored whole.
+    ``damaged_snapshots``: hex ids of snapshots that cannot be restored whole. ``verified_packs``: read whole, and
+    sound; ``verified_bytes`` of ``pack_bytes`` are theirs. ``never_verified``: packs of which no check that is
+    remembered says so; ``oldest_verification``: of the others, when the one was read that was read longest ago.
     """
 
     problems: tuple[str, ...]
@@ -39,70 +48,110 @@ class FsckReport:
     bytes_read: int
     read_data: bool
     recipes: int = 0
+    verified_packs: int = 0
+    verified_bytes: int = 0
+    pack_bytes: int = 0
+    never_verified: int = 0
+    oldest_verification: datetime | None = None
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
 
-def check(store: Store, *, read_data: bool = False, progress: Progress | None = None) -> FsckReport:
+def check(
+    store: Store,
+    *,
+    read_data: bool | Budget = False,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FsckReport:
     """Check logs, footers, snapshots, trees, and that every chunk they need is listed, with all that it rests on; with
-    ``read_data`` read all payloads too, decode them, and verify each against its checksum and its id. Changes
-    nothing."""
+    ``read_data`` read payloads too, decode them, and verify each against its checksum and its id: all of them, or as
+    many as a Budget says, by pack, those read longest ago first.
+
+    Changes nothing but the memory of when each pack was read, best effort.
+    """
     with store.shared():
-        return _Checker(store, read_data, progress).run()
+        return Checker(store, progress, clock).run(read_data)
 
 
-class _Checker:
-    def __init__(self, store: Store, read_data: bool, progress: Progress | None) -> None:
+class Checker:
+    """One run over a store, under the shared lock. ``chains.damaged`` has the copies that were found damaged, and
+    ``losses`` what each damaged snapshot lacks, by its hex id; None where the snapshot itself cannot be read.
+    """
+
+    def __init__(
+        self, store: Store, progress: Progress | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.store = store
-        self.read_data = read_data
         self.progress = progress
+        self.clock = clock
         self.problems: list[str] = []
+        self.losses: dict[str, tuple[Loss, ...] | None] = {}
+        self.reached: set[str] = set()
         self.listed: dict[bytes, int] = {}
         """Id → depth of the shallowest intact copy."""
         self.bad: set[bytes] = set()
         self.chains = ChainChecker(store, self.listed, self.bad, self.problems)
-        self.trees: dict[bytes, bool] = {}
+        self.trees = Losses(store, self.listed, self._state, self.problems.append)
         self.bytes_read = 0
         self.chunks = 0
+        self._copies: Counter[bytes] = Counter()
+        """Of objects that rest on nothing, beyond the first."""
 
-    def run(self) -> FsckReport:
-        roots = self.roots()
+    def run(self, read_data: bool | Budget = False) -> FsckReport:
+        roots = self._roots()
         self.store.refresh()  # commits go on: the packs of what the logs name by now
-        self.packs()
-        damaged, snapshots = self.snapshots(roots)
+        names = sorted(self.store.present)
+        sizes = {name: _size(self.store, name) for name in names}
+        for number, name in enumerate(names):
+            self._guarded(self._structure, name)
+            self._advance(number + 1, len(names))
+        budget = read_data if isinstance(read_data, Budget) else EVERYTHING if read_data else None
+        read = self._data(budget, sizes) if budget is not None else []
+        self.chains.settle()
+        self.bad -= self.listed.keys()  # another copy is intact
+        self._snapshots(roots)
+        damaged = {name for name, _ in self.chains.damaged} | self.chains.unreadable
+        verified = [name for name in read if name not in damaged]
+        if read:
+            remember(self.store, read, damaged)
+        times = last_verified(self.store)
         return FsckReport(
             problems=tuple(self.problems),
-            damaged_snapshots=tuple(damaged),
-            snapshots=snapshots,
-            trees=len(self.trees),
+            damaged_snapshots=tuple(self.losses),
+            snapshots=len(self.reached),
+            trees=len(self.trees.trees),
             chunks=self.chunks,
-            packs=len(self.store.present),
+            packs=len(names),
             bytes_read=self.bytes_read + self.chains.bytes_read,
-            read_data=self.read_data,
+            read_data=budget is not None and len(read) == len(names),
             recipes=len(self.chains.recipes),
+            verified_packs=len(verified),
+            verified_bytes=sum(sizes[name] for name in verified),
+            pack_bytes=sum(sizes.values()),
+            never_verified=len(sizes.keys() - times.keys()),
+            oldest_verification=_oldest(times, sizes),
         )
 
-    def packs(self) -> None:
-        names = sorted(self.store.present)
-        for number, name in enumerate(names):
-            try:
-                self.pack(name)
-            except (CiuicError, FileNotFoundError) as error:
-                self.problems.append(str(error))
-            if self.progress:
-                self.progress(number + 1, len(names))
-        for done, total in self.chains.check(read_data=self.read_data):
-            if self.progress:
-                self.progress(len(names) + done, len(names) + total)
-        self.bad -= self.listed.keys()  # another copy is intact
+    def _advance(self, done: int, total: int) -> None:
+        if self.progress:
+            self.progress(done, total)
 
-    def pack(self, name: str) -> None:
+    def _guarded(self, look: Callable[[str], None], name: str) -> None:
+        try:
+            look(name)
+        except (CiuicError, FileNotFoundError) as error:
+            self.chains.unreadable.add(name)
+            self.problems.append(str(error))
+
+    # What packs list, and the small objects
+
+    def _structure(self, name: str) -> None:
         pack = self.store.pack(name)
-        rows = pack.rows
         position = HEADER.size
-        for row in rows:
+        for row in pack.rows:
             header = row.header
             self.chunks += header.kind is Kind.CHUNK
             if row.offset % ALIGNMENT or row.offset - position >= 4096 + RECORD_LENGTH:
@@ -110,27 +159,63 @@ class _Checker:
             position = row.end
             if header.kind is Kind.CHUNK and self.chains.collect(pack, row):
                 continue
-            if self.read_data or header.kind is not Kind.CHUNK:
+            if header.kind is not Kind.CHUNK:
                 try:
                     raw = pack.raw(row.offset, header.stored_length, header.id)
                     if header.kind is Kind.RECIPE:
-                        self.chains.recipes[header.id] = self.recipe(header.id, raw)
+                        self.chains.recipes[header.id] = self._recipe(header.id, raw)
                     self.bytes_read += header.stored_length
-                except DamagedData as error:
-                    self.problems.append(str(error))
-                    self.bad.add(header.id)
-                    self.chains.damaged.add((name, header.id))
+                except (DamagedData, StorageError) as error:
+                    self.chains.found_damaged(name, header.id, str(error))
                     continue
+            self._copies[header.id] += header.id in self.listed
             self.listed[header.id] = 0
 
     @staticmethod
-    def recipe(id: bytes, raw: Any) -> tuple[bytes, ...]:
+    def _recipe(id: bytes, raw: Any) -> tuple[bytes, ...]:
         try:
             return decode_recipe(bytes(raw)).bases
         except EncodingError as error:
             raise DamagedData(f"recipe {id.hex()[:12]}: {error}.") from error
 
-    def roots(self) -> list[str]:
+    # Payloads
+
+    def _data(self, budget: Budget, sizes: dict[str, int]) -> list[str]:
+        """Read chunks as far as the budget goes; the packs that were read."""
+        began = self.clock()
+        read: list[str] = []
+        for names in _rounds(budget, longest_ago_first(self.store), sizes):
+            if read and budget.seconds is not None and self.clock() - began >= budget.seconds:
+                break
+            for number, name in enumerate(names):
+                if name not in self.chains.unreadable:
+                    self._guarded(self._chunks, name)
+                self._advance(len(sizes) + len(read) + number + 1, len(sizes) + len(read) + len(names))
+            read += names
+            for done, total in self.chains.decode(self.chains.sound(set(names))):
+                self._advance(len(sizes) + len(read) + done, len(sizes) + len(read) + total)
+        return read
+
+    def _chunks(self, name: str) -> None:
+        """Read a pack's chunks that rest on nothing."""
+        pack = self.store.pack(name)
+        for row in pack.rows:
+            header = row.header
+            if header.kind is not Kind.CHUNK or header.base != NO_ID or (name, header.id) in self.chains.damaged:
+                continue
+            try:
+                pack.raw(row.offset, header.stored_length, header.id)
+                self.bytes_read += header.stored_length
+            except (DamagedData, StorageError) as error:
+                self.chains.found_damaged(name, header.id, str(error))
+                if self._copies[header.id]:
+                    self._copies[header.id] -= 1
+                else:
+                    self.listed.pop(header.id, None)
+
+    # What needs them
+
+    def _roots(self) -> list[str]:
         store = self.store
         values: list[str] = []
         try:
@@ -147,62 +232,64 @@ class _Checker:
             values += [record.new for record in records]
         return [value for value in dict.fromkeys(values) if value != NOTHING and not value.startswith(SYMBOLIC)]
 
-    def snapshots(self, stack: list[str]) -> tuple[list[str], int]:
+    def _snapshots(self, stack: list[str]) -> None:
         try:
             prunes = self.store.refs.prunes()
         except DamageError as error:
             self.problems.append(str(error))
             prunes = {}
-        seen: set[str] = set()
-        damaged = []
         while stack:
             id = stack.pop()
-            if id in seen:
+            if id in self.reached:
                 continue
-            seen.add(id)
+            self.reached.add(id)
             try:
                 snapshot = read_snapshot(self.store, bytes.fromhex(id))
             except CiuicError as error:
                 self.problems.append(f"snapshot {id[:12]}: {error}")
-                damaged.append(id)
+                self.losses[id] = None
                 continue
             stack += snapshot.parents
             gone = prunes.get(id, frozenset())
             if WHOLE in gone:
                 continue
-            trees = {name: tree for name, tree in snapshot.tree.items() if name not in gone}
-            whole = [self.tree(bytes.fromhex(tree), name, 0) for name, tree in trees.items()]
-            if not all(whole):
-                damaged.append(id)
-        return damaged, len(seen)
+            lost: list[Loss] = []
+            for name, tree in snapshot.tree.items():
+                if name not in gone:
+                    lost += self.trees.of_component(name, bytes.fromhex(tree))
+            if lost:
+                self.losses[id] = tuple(lost)
 
-    def tree(self, id: bytes, path: str, depth: int) -> bool:
-        """Whether everything below is there; each loss is named once."""
-        if id in self.trees:
-            return self.trees[id]
-        if depth > 200:
-            self.problems.append(f"{path}: trees nested too deep.")
-            return False
-        self.trees[id] = True  # a cycle would need a hash collision; this ends it all the same
-        try:
-            tree = read_tree(self.store, id)
-        except CiuicError as error:
-            self.problems.append(f"{path}: {error}")
-            self.trees[id] = False
-            return False
-        whole = True
-        for key, entry in tree.entries:
-            if isinstance(entry, ChildEntry):
-                whole &= self.tree(entry.id, f"{path}/{key}", depth + 1)
-            elif isinstance(entry, (TensorEntry, BlobEntry)):
-                for index, chunk in enumerate(entry.chunks):
-                    if chunk not in self.listed:
-                        state = "damaged" if chunk in self.bad else "missing"
-                        if chunk in self.chains.lost:
-                            state = f"lost: {self.chains.lost[chunk]}"
-                        self.problems.append(f"{path}/{key}: chunk {index} ({chunk.hex()[:12]}) is {state}.")
-                        whole = False
-        for name, child in tree.modules:
-            whole &= self.tree(child, f"{path}/{name}", depth + 1)
-        self.trees[id] = whole
-        return whole
+    def _state(self, chunk: bytes) -> str:
+        if chunk in self.chains.lost:
+            return f"lost: {self.chains.lost[chunk]}"
+        return "damaged" if chunk in self.bad else "missing"
+
+
+def _rounds(budget: Budget, order: list[str], sizes: dict[str, int]) -> Iterator[list[str]]:
+    """What is read together, so that what records share is decoded once: all, or growing parts against the clock."""
+    room = FIRST_ROUND_BYTES if budget.seconds is not None else budget.bytes_of(sum(sizes.values()))
+    names: list[str] = []
+    nbytes = 0
+    for name in order:
+        names.append(name)
+        nbytes += sizes.get(name, 0)
+        if nbytes >= room:
+            yield names
+            if budget.seconds is None:
+                return
+            names, nbytes, room = [], 0, 2 * room
+    if names:
+        yield names
+
+
+def _size(store: Store, name: str) -> int:
+    try:
+        return os.stat(store.join("packs", f"{name}.pack")).st_size
+    except OSError:
+        return 0
+
+
+def _oldest(times: dict[str, int], packs: dict[str, int]) -> datetime | None:
+    known = [at for name, at in times.items() if name in packs]
+    return datetime.fromtimestamp(min(known), timezone.utc) if known else None

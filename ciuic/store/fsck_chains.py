@@ -6,7 +6,7 @@ Depths that get smaller at every step prove that no chunk rests on itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ciuic.codec import Codec
@@ -38,7 +38,7 @@ class Resting(NamedTuple):
 
 
 class ChainChecker:
-    """Collects rows with a base, pack by pack, and checks them when all packs have been seen."""
+    """Collects rows with a base, pack by pack; when all have been seen, decodes what it is asked to, and judges."""
 
     def __init__(self, store: Store, listed: dict[bytes, int], bad: set[bytes], problems: list[str]) -> None:
         """``listed``: intact chunks and the depth of their shallowest copy; ``bad``: those met damaged. Both, and
@@ -49,11 +49,15 @@ class ChainChecker:
         self.problems = problems
         self.damaged: set[tuple[str, bytes]] = set()
         """(pack, id) of copies that were found damaged."""
+        self.unreadable: set[str] = set()
+        """Packs that could not be read as a whole."""
         self.recipes: dict[bytes, tuple[bytes, ...]] = {}
         self.lost: dict[bytes, str] = {}
         """Chunks that are intact themselves, and why they cannot be read all the same. In what nobody needs that is no
         problem: gc takes a dead record's bases away, and leaves it where others of its pack live."""
         self.bytes_read = 0
+        self._failed: set[tuple[int, int]] = set()
+        """Pack and offset of rows that could not be decoded."""
         self._names: list[str] = []
         self._rows: list[Resting] = []
 
@@ -73,24 +77,46 @@ class ChainChecker:
         self._rows.append(Resting(header.depth, number, row.offset, header.id, header.base, ruled, *lengths))
         return True
 
-    def check(self, *, read_data: bool) -> Iterator[tuple[int, int]]:
-        """Check what has been collected; yields (done, total) batches of records."""
-        whole: list[Resting] = []
-        seen = dict(self.listed)
-        for row in sorted(self._rows):
-            problem = self._unlisted(row, seen)
-            if problem:
-                self.lost[row.id] = problem
-            else:
-                whole.append(row)
-                seen[row.id] = min(row.depth, seen.get(row.id, row.depth))
-        if not read_data:
-            self.listed.update(seen)
-            return
-        batches = list(self._batches(whole))
+    def sound(self, packs: Collection[str] | None = None) -> list[Resting]:
+        """The rows, of these packs or of all, that rest on what is listed and less deep; ``lost`` has the others."""
+        whole, _ = self._judged()
+        if packs is None:
+            return whole
+        return [row for row in whole if self._names[row.pack] in packs]
+
+    def decode(self, rows: list[Resting]) -> Iterator[tuple[int, int]]:
+        """Decode the records; yields (done, total) batches of them."""
+        batches = list(self._batches(rows))
         for number, batch in enumerate(batches):
             self._decode(batch)
             yield number + 1, len(batches)
+
+    def settle(self) -> None:
+        """When all has been read that is to be: list what is sound."""
+        _, seen = self._judged()
+        self.listed.update(seen)
+
+    def found_damaged(self, pack: str, id: bytes, problem: str) -> None:
+        """A copy that is not to be used; said once."""
+        if (pack, id) not in self.damaged:
+            self.damaged.add((pack, id))
+            self.bad.add(id)
+            self.problems.append(problem)
+
+    def _judged(self) -> tuple[list[Resting], dict[bytes, int]]:
+        """Sound rows, and every chunk that is listed then, with the depth of its shallowest copy."""
+        whole: list[Resting] = []
+        seen = dict(self.listed)
+        for row in sorted(self._rows):
+            if (row.pack, row.offset) in self._failed or (self._names[row.pack], row.id) in self.damaged:
+                continue
+            problem = self._unlisted(row, seen)
+            if problem:
+                self.lost.setdefault(row.id, problem)
+            else:
+                whole.append(row)
+                seen[row.id] = min(row.depth, seen.get(row.id, row.depth))
+        return whole, seen
 
     def _problem(self, path: str, offset: int, id: bytes, what: str) -> None:
         self.problems.append(f"{path} at offset {offset}: chunk {id.hex()[:12]}: {what}")
@@ -157,8 +183,7 @@ class ChainChecker:
             for row in batch:
                 self._decode_one(row)
             return
-        for row in batch:
-            self._good(row)
+        self.bytes_read += sum(row.stored_length for row in batch)
 
     def _record(self, row: Resting, known: dict[bytes, Record]) -> Record:
         """This very copy, its bases in the shallowest copies that are not damaged."""
@@ -179,26 +204,22 @@ class ChainChecker:
             try:
                 record = self._record(row, {})
             except (CiuicError, FileNotFoundError) as error:
+                self._failed.add((row.pack, row.offset))
                 self.lost[row.id] = str(error)
                 return
             try:
                 _evaluate([record])
             except NodeFailed as failed:
-                self.damaged.add((failed.record.pack.name, failed.record.header.id))
+                self.found_damaged(failed.record.pack.name, failed.record.header.id, str(failed.error))
                 if failed.record is record:
-                    self.problems.append(str(failed.error))
-                    self.bad.add(row.id)
                     return
             except DamagedData as error:
+                self._failed.add((row.pack, row.offset))
                 self._problem(self._path(row), row.offset, row.id, str(error))
                 return
             else:
-                self._good(row)
+                self.bytes_read += row.stored_length
                 return
-
-    def _good(self, row: Resting) -> None:
-        self.bytes_read += row.stored_length
-        self.listed[row.id] = min(row.depth, self.listed.get(row.id, row.depth))
 
 
 def _evaluate(records: list[Record]) -> None:

@@ -98,6 +98,34 @@ def test_fsck_of_a_sound_repository(run: Run) -> None:
         assert "no damage" in result.out.lower()
 
 
+def test_fsck_of_a_share(change: Run, copy: Path) -> None:
+    """A share, a size or a time; what was read is remembered, and the last line says so."""
+    count = len(packs(copy))
+    (copy / "index" / "verified").unlink(missing_ok=True)
+    assert "data not read" in change("fsck").lines[0]
+    assert change("fsck").lines[1] == "No pack has been read whole so far"
+    result = change("fsck", "--read-data=1B")
+    assert re.fullmatch(r"No damage: .* \(\d+ % of the data read: .* of .*\)", result.lines[0])
+    assert result.lines[1].startswith(f"{count - 1} of {count} packs have not been read whole so far, the others ")
+    assert change("fsck", "--read-data", "100%").lines[0].endswith("(every byte read)")
+    record = change("--json", "fsck", "--read-data=1h").record
+    assert (record["ok"], record["read_data"], record["never_verified"], record["verified_packs"]) == (
+        True,
+        True,
+        0,
+        count,
+    )
+    assert record["oldest_verification"].endswith("Z")
+    assert change("fsck").lines[1].startswith("Every pack has been read whole, the least recent ")
+
+
+@pytest.mark.parametrize("amount", ["5", "10M", "0%", "200%", "much"])
+def test_what_fsck_does_not_take_for_an_amount(run: Run, amount: str) -> None:
+    result = run("fsck", f"--read-data={amount}")
+    assert result.code == 2
+    assert "Write 5%, 10GiB or 10m" in result.err
+
+
 def test_fsck_and_reads_of_a_damaged_repository(change: Run, copy: Path) -> None:
     largest = max((copy / "packs").iterdir(), key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())

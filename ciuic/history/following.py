@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -58,11 +59,24 @@ class Following:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.moving = threading.RLock()  # what one object commits and restores, it does in call order
-        self.position = self.from_head()
+        self._position: Position | None = None
+        with contextlib.suppress(CiuicError):  # whoever needs it is told: fsck and the other branches do not
+            self._position = self.from_head()
         self.attempt: Attempt | None = None  # the last move, unless its end is known
         self.before_moving: Callable[[Attempt], None] | None = None
         self._generation = store.generation
         _all.add(self)
+
+    @property
+    def position(self) -> Position:
+        """Where this object is; DamagedRef as long as HEAD or its branch could not be read."""
+        if self._position is None:
+            self._position = self.from_head()
+        return self._position
+
+    @position.setter
+    def position(self, position: Position) -> None:
+        self._position = position
 
     def from_head(self) -> Position:
         """HEAD as it is now."""

@@ -39,37 +39,6 @@ def only_pack(trainer: Trainer) -> Path:
     return path
 
 
-def without_index(trainer: Trainer) -> Trainer:
-    """As where no index can be made: footers are read."""
-    view = Trainer(trainer.store.path)
-    view.store._lmdb_index.open = lambda generation: False  # type: ignore[method-assign]
-    view.store._rebuild_index = lambda: False  # type: ignore[method-assign]
-    return view
-
-
-@pytest.mark.parametrize(("index", "mask"), [(True, 0x01), (False, 0xFF)], ids=["indexed", "no index"])
-def test_every_byte_flipped(trainer: Trainer, *, index: bool, mask: int) -> None:
-    """Flip each byte of a small pack in turn: a load gives exact data or our error, and fsck names the damage."""
-    snapshot = trainer.commit(STATE)
-    path = only_pack(trainer)
-    intact = path.read_bytes()
-    covered = {position for row in Pack(trainer.store.fs, str(path), path.stem, trainer.store.repository_id).rows
-               for position in range(row.offset, row.end)}  # fmt: skip
-    covered |= set(range(64)) | set(range(max(covered) + 1, len(intact)))
-    assert len(covered) > 0.8 * len(intact)
-    for position in range(len(intact)):
-        damaged = bytearray(intact)
-        damaged[position] ^= mask
-        path.write_bytes(damaged)
-        view = Trainer(trainer.store.path) if index else without_index(trainer)
-        loaded = try_to_load(view, snapshot)
-        assert isinstance(loaded, CiuicError) or loaded == STATE, position
-        view.store._open.clear()
-        assert check(view.store, read_data=True).ok is (position not in covered), position
-    path.write_bytes(intact)
-    assert reopened(trainer, index=index).load(snapshot) == STATE
-
-
 def truncated(data: bytes) -> bytes:
     return data[: len(data) * 2 // 3]
 

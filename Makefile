@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # How many test processes; `make test WORKERS=8` on a larger machine.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-stall bench-size bench-throughput docs clean
+.PHONY: help demo test lint crash bench bench-stall bench-size bench-throughput docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,9 @@ demo: $(VENV)/.runtime ## Train, kill with SIGKILL, resume bit for bit, look bac
 
 test: lint $(VENV)/.test ## ruff, mypy, then every test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+crash: $(VENV)/.test ## Every image that a power cut may leave, with every state of the index (about 20 minutes)
+	CRASH_IMAGES=all $(BIN)/python -m pytest -n $(WORKERS) tests/crash $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .

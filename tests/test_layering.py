@@ -16,6 +16,7 @@ RANKS = {
     "background": 6,
     "repo": 7,
     "snapshot": 8,
+    "testing": 8,
     "demo": 9,
     "cli": 10,
     "__init__": 11, "__main__": 11,

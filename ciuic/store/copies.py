@@ -16,6 +16,7 @@ from ciuic.objects.ids import NO_ID, Kind
 from ciuic.objects.recipe import Recipe, decode_recipe
 from ciuic.store.pack import Pack
 from ciuic.store.pack_format import RecordHeader
+from ciuic.store.resolving import resolve
 from ciuic.store.store import Store
 
 ANY_DEPTH = 256
@@ -56,15 +57,18 @@ class Copies:
     def find(self, id: bytes, kind: Kind, below: int = ANY_DEPTH) -> Row:
         """The copy to take: the one that the index names, which is the shallowest, or else the shallowest there is.
 
+        A sweep that was cut short leaves copies without what they rest on: one that has it goes before them.
         ``below``: the depth of what rests on it. MissingObject when no copy is less deep than that.
         """
+        row = self._in(self.preferred.get(id), id)
+        if row is not None and row.header.depth < below:
+            return row
         place = self.store.place(id)
-        for name in (self.preferred.get(id), place.pack if place is not None else None):
-            if name is not None:
-                row = self._in(name, id)
-                if row is not None and row.header.depth < below:
-                    return row
-        shallowest = min(self.all(id), key=lambda row: row.header.depth, default=None)
+        row = self._in(place.pack if place is not None else None, id)
+        if row is not None and row.header.depth < below and (row.header.base == NO_ID or self.store.known(id)):
+            return row
+        shallowest = self._whole(id, below) if kind is Kind.CHUNK else None
+        shallowest = shallowest or min(self.all(id), key=lambda row: row.header.depth, default=None)
         if shallowest is not None and shallowest.header.depth < below:
             return shallowest
         what = "which a snapshot needs" if below == ANY_DEPTH else f"on which a record of depth {below} rests"
@@ -73,7 +77,17 @@ class Copies:
             "`ciuic fsck` names the snapshots that lack something; prune them, and gc goes on without them."
         )
 
-    def _in(self, name: str, id: bytes) -> Row | None:
+    def _whole(self, id: bytes, below: int) -> Row | None:
+        """The first copy of a chunk that has all that it rests on."""
+        try:
+            row = self._in(resolve(self.store, id, {}).pack.name, id)
+        except (DamagedData, MissingObject, StorageError):
+            return None
+        return row if row is not None and row.header.depth < below else None
+
+    def _in(self, name: str | None, id: bytes) -> Row | None:
+        if name is None:
+            return None
         try:
             pack, numbers = self._opened(name)
             return Row(pack, numbers[id])

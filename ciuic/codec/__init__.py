@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import time
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ciuic.codec.plans import Plans
 
 SAMPLE_LENGTH = 8 * 1024
 SAMPLE_PIECES = 16
@@ -65,11 +68,13 @@ def encode(
     most_ratio: float = 1.0,
     worth_it: float = WORTH_IT,
     check: bool = True,
+    plans: Plans | None = None,
 ) -> Encoded:
     """The smallest of RAW, ZSTD, PLANES and, with a ``base`` of the same length, DELTA, judged by samples.
 
     ``width``: bytes of an element; 16 is taken as two of 8. A delta that leaves more than ``most_ratio`` is not taken,
     nor anything that leaves more than ``worth_it``. ``check``: what was entropy-coded is decoded and compared.
+    ``plans``: of the tensor that this is a chunk of.
     """
     view = memoryview(raw).cast("B")
     if base is not None:
@@ -77,23 +82,27 @@ def encode(
         assert len(base) == len(view), "a base has the length of the raw bytes"
     if len(view) < SMALL:
         return _zstd(view, raw, worth_it, check)
-    from ciuic.codec import choice, planes
+    from ciuic.codec import planes
+    from ciuic.codec.plans import Plans
 
+    plans = Plans() if plans is None else plans
     width = min(width, 8)
     if base is not None:
-        ratio, delta = choice.either(view, base, width)
+        ratio, delta = plans.either(view, base, width)
         most = min(most_ratio, worth_it)
         if delta.ratio <= min(most, CLEARLY * ratio):
             stored, check_s = planes.encode(view, width, delta, base, check)
+            plans.turned_out(delta, len(stored) / len(view))
             if len(stored) <= most * len(view):
                 return Encoded(Codec.DELTA, stored, check_s)
-    plan = choice.alone(view, width)
+    plan = plans.alone(view, width)
     if (width == 1 or plan.ratio < NOISE) and _sample_ratio(view) < min(plan.ratio, worth_it):
         whole = _zstd(view, raw, worth_it, check)
         if len(whole.stored) <= plan.ratio * len(view):
             return whole
     if plan.ratio <= worth_it:
         stored, check_s = planes.encode(view, width, plan, None, check)
+        plans.turned_out(plan, len(stored) / len(view))
         if len(stored) <= worth_it * len(view):
             return Encoded(Codec.PLANES, stored, check_s)
     return Encoded(Codec.RAW, raw, 0.0)

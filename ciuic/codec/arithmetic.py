@@ -88,3 +88,12 @@ def computes_exactly() -> bool:
         np.add(TEST_LEFT, TEST_RIGHT).tobytes() == TEST_SUMS
         and TEST_RIGHT[2:].astype(np.float64).tobytes() == TEST_DOUBLES
     )
+
+
+def can_be_exact() -> bool:
+    """Whether ``ieee`` can be had in this thread."""
+    try:
+        with ieee():
+            return True
+    except InexactArithmetic:
+        return False

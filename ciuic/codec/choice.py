@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ciuic.codec.transforms import NONE, ROTATED, ZIGZAG, Elements, elements_of, transformed
+from ciuic.codec.arithmetic import can_be_exact
+from ciuic.codec.transforms import NONE, PLAIN, ROTATED, SCALED, ZIGZAG, Elements, elements_of, transformed
 
 RAW, ZSTD, CONSTANT, SPLIT = 0, 1, 2, 3
 ELEMENTS = 1024
@@ -28,6 +29,11 @@ HALF = 0.5
 FEW = 8192
 """Bytes of a rest that are coded without a look at them."""
 HEADER = 32
+CODED_PLANE = 0.004
+"""Share of the raw bytes that coding one plane more has to save."""
+FADING = 0.5
+"""The least factor that is tried: an average that keeps less of what it was is better off alone."""
+TINY = np.float32(1e-30)
 LOG2_E = 1.4426950408889634
 
 
@@ -42,11 +48,17 @@ class Group(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """``ratio``: stored to raw bytes, as far as the sample says."""
+    """``ratio``: stored to raw bytes, as far as the sample says. ``factor``: of SCALED."""
 
     transform: int
     groups: tuple[Group, ...]
     ratio: float
+    factor: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """For choosing among plans: what is left, and the time that coding takes."""
+        return self.ratio + CODED_PLANE * sum(group.method in (ZSTD, SPLIT) for group in self.groups)
 
 
 def _terms() -> Elements:
@@ -60,10 +72,33 @@ _TERMS = _terms()
 
 def either(raw: Any, base: Any, width: int) -> tuple[float, Plan]:
     """What is left of the bytes alone and as they are, about; the plan as a difference to ``base``."""
-    sample = _sample(elements_of(raw, width))
-    z = transformed(ZIGZAG, sample, _sample(elements_of(base, width)))
-    counts = _Counts([sample, z])
-    return counts.ratio(0), _difference(counts, 1, z, len(raw))
+    sample, before = _sample(elements_of(raw, width)), _sample(elements_of(base, width))
+    tried = [(ZIGZAG, 0.0), (PLAIN, 0.0)]
+    factor = _fading(sample, before)
+    if factor and can_be_exact():
+        tried.append((SCALED, factor))
+    # copies, since scratch holds one of them at a time
+    differences = [transformed(transform, sample, before, factor).copy() for transform, factor in tried]
+    counts = _Counts([sample, *differences])
+    plans = [
+        _difference(counts, number, z, len(raw), transform)._replace(factor=factor)
+        for number, ((transform, factor), z) in enumerate(zip(tried, differences, strict=True), 1)
+    ]
+    return counts.ratio(0), min(plans, key=lambda plan: plan.cost)
+
+
+def _fading(sample: Elements, before: Elements) -> float:
+    """By how much single-precision floats have faded at least, as averages of squares do from step to step; 0 where
+    they have not, or are no such thing."""
+    if sample.itemsize != 4 or not len(sample):
+        return 0.0
+    now, then = sample.view(np.float32), before.view(np.float32)
+    normal = then > TINY
+    if np.count_nonzero(normal) < len(then) // 2:
+        return 0.0
+    with np.errstate(all="ignore"):
+        least = float(np.fmin.reduce(now[normal] / then[normal]))
+    return least if FADING < least < 1 else 0.0
 
 
 def alone(raw: Any, width: int) -> Plan:
@@ -77,8 +112,9 @@ def alone(raw: Any, width: int) -> Plan:
 
 
 def difference(raw: Any, base: Any, width: int) -> Plan:
+    """As a difference to a guess, which has no side."""
     z = transformed(ZIGZAG, _sample(elements_of(raw, width)), _sample(elements_of(base, width)))
-    return _difference(_Counts([z]), 0, z, len(raw))
+    return _difference(_Counts([z]), 0, z, len(raw), ZIGZAG)
 
 
 def rest(x: Elements) -> Plan:
@@ -88,8 +124,8 @@ def rest(x: Elements) -> Plan:
     return _plan(_Counts([_sample(x)]), 0, NONE, x.nbytes)
 
 
-def _difference(counts: _Counts, number: int, z: Elements, length: int) -> Plan:
-    plan = _plan(counts, number, ZIGZAG, length)
+def _difference(counts: _Counts, number: int, z: Elements, length: int, transform: int) -> Plan:
+    plan = _plan(counts, number, transform, length)
     if z.itemsize == 1 or not len(z) or plan.groups[0].method == CONSTANT:
         return plan
     for bits, codes in ((1, 1), (2, 3)):

@@ -4,7 +4,8 @@ Stored bytes, integers little-endian. An element is ``width`` bytes, 1, 2, 4 or 
 
     header    transform   u8
               groups      u8      k, from 1 to 8
-              zeros       6
+              zeros       2
+              factor      f32     of transform 4, finite and more than 0; otherwise zero
               k times     first byte u8, bytes u8 (1, 2, 4 or 8), method u8, zero u8, stored length u32
     streams   one for each group, in the order of the header
     tail      the raw length % width bytes that are no element, as they are
@@ -20,14 +21,20 @@ their number. Together the groups have each byte once. What a stream gives is n 
                           the gaps: header and streams as above, of elements of 4 bytes, transform 0; then the rest:
                           the same, of elements of ``bytes`` bytes. At most 4 in one another.
 
-Transforms, modulo 2^(8·width), x being the element: 0, x itself; 1, x rotated left by one bit, so that a float's
-exponent fills the highest byte and its sign is the lowest bit; 2, zigzag of the difference d of x and the element of
-the base or the guess: 2·d for d < 2^(8·width−1), otherwise 2·(2^(8·width) − d) − 1. PLANES has transform 0 or 1, DELTA
-and PREDICTED have 2; their tail is that of the raw bytes, too.
+Transforms, modulo 2^(8·width), x being the element and b that of the base or the guess:
+
+    0    x itself
+    1    x rotated left by one bit, so that a float's exponent fills the highest byte and its sign is the lowest bit
+    2    zigzag of the difference d = x − b: 2·d for d < 2^(8·width−1), otherwise 2·(2^(8·width) − d) − 1
+    3    d itself
+    4    x − b', b' being b · factor, as floats of 4 bytes: what fades by a constant share is nearly known
+
+PLANES has transform 0 or 1, DELTA and PREDICTED have the others; their tail is that of the raw bytes, too.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from typing import Any, NamedTuple
@@ -36,9 +43,9 @@ import numpy as np
 
 from ciuic.codec import CodecError, choice, split, zstd
 from ciuic.codec.choice import CONSTANT, RAW, SPLIT, ZSTD, Group, Plan
-from ciuic.codec.transforms import NONE, ZIGZAG, Elements, elements_of, restore, scratch, transformed
+from ciuic.codec.transforms import DIFFERENCES, NONE, SCALED, Elements, elements_of, restore, scratch, transformed
 
-HEAD = struct.Struct("<BB6x")
+HEAD = struct.Struct("<BB2xf")
 GROUP = struct.Struct("<BBBxI")
 SPLIT_HEAD = struct.Struct("<BB2xII4xQ")
 MOST_GROUPS = 8
@@ -76,7 +83,7 @@ class _Coder:
             group.size * len(x) if method == RAW else sum(map(len, parts))
             for group, (method, parts) in zip(plan.groups, streams, strict=True)
         ]
-        head = [HEAD.pack(plan.transform, len(streams))]
+        head = [HEAD.pack(plan.transform, len(streams), plan.factor)]
         for group, (method, _), length in zip(plan.groups, streams, lengths, strict=True):
             head.append(GROUP.pack(group.place, group.size, method, length))
         out = np.empty(HEAD.size + GROUP.size * len(streams) + sum(lengths) + len(tail), np.uint8)
@@ -123,7 +130,7 @@ def encode(raw: Any, width: int, plan: Plan, base: Any, check: bool) -> tuple[An
     """The stored bytes by ``plan``, and the processor seconds that the check took."""
     x = elements_of(raw, width)
     coder = _Coder(check)
-    z = transformed(plan.transform, x, None if base is None else elements_of(base, width))
+    z = transformed(plan.transform, x, None if base is None else elements_of(base, width), plan.factor)
     return coder.payload(z, plan, 0, raw[len(x) * width :]).data, coder.check_s
 
 
@@ -177,7 +184,7 @@ def decode(stored: memoryview, raw_length: int, width: int) -> Any:
 def decode_into(stored: memoryview, out: memoryview, width: int, based: bool) -> None:
     """Fill ``out``; ``based``: add to what is in it."""
     transform, streams, tail = _top(stored, len(out), width)
-    if (transform == ZIGZAG) != based:
+    if (transform in DIFFERENCES) != based:
         raise CodecError("a transform that this codec has not")
     x = elements_of(out, width)
     if transform == NONE:
@@ -185,7 +192,7 @@ def decode_into(stored: memoryview, out: memoryview, width: int, based: bool) ->
     elif len(x):
         z = scratch("elements", len(x), width)
         _fill(z, streams, 0)
-        restore(transform, z, x)
+        restore(transform, z, x, _factor(stored))
     out[len(x) * width :] = tail
 
 
@@ -251,13 +258,21 @@ def _top(stored: memoryview, raw_length: int, width: int) -> tuple[int, list[_St
     transform, streams, tail = _parsed(stored, raw_length // width, width)
     if len(tail) != raw_length % width:
         raise CodecError("planes that do not add up to the stated length")
+    if transform == SCALED and width != 4:
+        raise CodecError("a factor for what is no float of single precision")
     return transform, streams, tail
+
+
+def _factor(stored: memoryview) -> float:
+    return float(HEAD.unpack_from(stored)[2])
 
 
 def _parsed(stored: memoryview, count: int, width: int) -> tuple[int, list[_Stream], memoryview]:
     """The transform, the streams, of which raw and constant ones have the right length, and what follows them."""
-    if len(stored) < HEAD.size or stored[0] > ZIGZAG or not 1 <= stored[1] <= MOST_GROUPS or any(stored[2:8]):
+    if len(stored) < HEAD.size or stored[0] > SCALED or not 1 <= stored[1] <= MOST_GROUPS or any(stored[2:4]):
         raise CodecError("not the header of planes")
+    if not 0 < _factor(stored) < math.inf if stored[0] == SCALED else any(stored[4:8]):
+        raise CodecError("a factor that is none")
     transform, groups = stored[0], stored[1]
     at = HEAD.size + groups * GROUP.size
     if len(stored) < at:

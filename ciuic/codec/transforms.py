@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-NONE, ROTATED, ZIGZAG = 0, 1, 2
+NONE, ROTATED, ZIGZAG, PLAIN, SCALED = 0, 1, 2, 3, 4
+DIFFERENCES = (ZIGZAG, PLAIN, SCALED)
 KEPT = 2 << 20
 """Bytes of scratch that a thread keeps for each purpose; what is larger is allocated for one chunk."""
+
+NAN = np.uint32(0x7FC00000)
 
 Elements = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,28 +46,39 @@ def elements_of(buffer: Any, width: int) -> Elements:
     return np.frombuffer(buffer, f"<u{width}", count) if count else np.empty(0, f"<u{width}")
 
 
-def transformed(transform: int, x: Elements, base: Elements | None) -> Elements:
-    """``x`` itself or a contiguous array of scratch, of the same length."""
+def transformed(transform: int, x: Elements, base: Elements | None, factor: float = 0.0) -> Elements:
+    """``x`` itself or a contiguous array of scratch, of the same length. ``factor``: of SCALED."""
     if transform == NONE:
         return x
     top = x.dtype.type(8 * x.itemsize - 1)
-    z, other = scratch("elements", len(x), x.itemsize), scratch("other", len(x), x.itemsize)
+    z = scratch("elements", len(x), x.itemsize)
     if transform == ROTATED:
+        other = scratch("other", len(x), x.itemsize)
         np.right_shift(x, top, out=other)
         np.add(x, x, out=z)
         np.bitwise_or(z, other, out=z)
         return z
     assert base is not None, "a difference is one to something"
-    signed = f"<i{x.itemsize}"
+    if transform == SCALED:
+        scale(base, factor, z)
+        return np.subtract(x, z, out=z)
     np.subtract(x, base, out=z)
-    np.right_shift(z.view(signed), top.astype(signed), out=other.view(signed))
-    np.add(z, z, out=z)
-    np.bitwise_xor(z, other, out=z)
+    if transform == ZIGZAG:
+        signed = f"<i{x.itemsize}"
+        other = scratch("other", len(x), x.itemsize)
+        np.right_shift(z.view(signed), top.astype(signed), out=other.view(signed))
+        np.add(z, z, out=z)
+        np.bitwise_xor(z, other, out=z)
     return z
 
 
-def restore(transform: int, z: Elements, out: Elements) -> None:
+def restore(transform: int, z: Elements, out: Elements, factor: float = 0.0) -> None:
     """What ``transformed`` made back into ``out``, which holds the base of a difference. ``z`` is spent."""
+    if transform in (PLAIN, SCALED):
+        if transform == SCALED:
+            scale(out, factor, out)
+        np.add(out, z, out=out)
+        return
     one = z.dtype.type(1)
     other = scratch("other", len(z), z.itemsize)
     if transform == ROTATED:
@@ -77,3 +91,15 @@ def restore(transform: int, z: Elements, out: Elements) -> None:
         np.right_shift(z, one, out=z)
         np.bitwise_xor(z, other, out=z)
         np.add(out, z, out=out)
+
+
+def scale(base: Elements, factor: float, out: Elements) -> None:
+    """``out``: ``base`` as floats of single precision, times ``factor``, rounded once; the same on every machine."""
+    from ciuic.codec.arithmetic import ieee
+
+    floats = out.view(np.float32)
+    with ieee():
+        np.multiply(base.view(np.float32), np.float32(factor), out=floats)
+        nans = np.isnan(floats, out=scratch("nans", len(out)).view(bool))
+    if nans.any():
+        out[nans] = NAN

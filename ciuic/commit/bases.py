@@ -16,7 +16,7 @@ from ciuic.store.store import Store
 
 # A chain is as long as reading it back is worth: what is saved grows little beyond these, what a restore takes grows
 # with every link. docs/design/003 has the figures.
-DEPTHS = ((8, 1.0), (32, 0.4), (48, 0.12))
+DEPTHS = ((3, 1.0), (5, 0.5), (16, 0.35), (32, 0.2), (48, 0.12))
 """(depth, share of the raw bytes): up to that depth a delta may take so much."""
 PREDICTED_DEPTH = 24
 MOST_DEPTH = 255

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ciuic.codec import (
     CHUNK_WORTH_IT,
@@ -22,11 +22,14 @@ from ciuic.codec import (
 from ciuic.commit.adam_steps import AdamStep, Numbers
 from ciuic.commit.bases import PREDICTED_DEPTH, Base, Bases
 from ciuic.commit.casts import cast_numbers, cast_of
-from ciuic.commit.leaves import Leaf
+from ciuic.commit.leaves import Leaf, Path
 from ciuic.objects.ids import NO_ID, Kind, digest, object_id
 from ciuic.objects.recipe import Recipe, encode_recipe
 from ciuic.store.pack_session import PackSession
 from ciuic.store.store import Store
+
+if TYPE_CHECKING:
+    from ciuic.codec.plans import Plans
 
 GOOD_GUESS = 0.3
 """Share of the raw bytes that a residual may take before another codec is tried too."""
@@ -92,6 +95,7 @@ class Coder:
         self.bases = bases
         self.full_check = store.config.full_check
         self.planes = "deltas" in store.features
+        self._plans: dict[Path, Plans] = {}
         self._scratch = threading.local()
 
     def chunk(self, piece: Piece) -> Chunk:
@@ -197,11 +201,14 @@ class Coder:
         if not self.planes:
             chunk.encoded(encode_object(raw, CHUNK_WORTH_IT))
             return
-        width = chunk.piece.leaf.width
+        from ciuic.codec.plans import Plans  # numpy
+
+        leaf = chunk.piece.leaf
+        width, plans = leaf.width, self._plans.setdefault(leaf.path, Plans())
         if base is None:
-            chunk.encoded(self._checked(encode(raw, width), raw, None, width))
+            chunk.encoded(self._checked(encode(raw, width, plans=plans), raw, None, width))
         else:
-            encoded = encode(raw, width, base.raw, most_ratio=base.most_ratio)
+            encoded = encode(raw, width, base.raw, most_ratio=base.most_ratio, plans=plans)
             chunk.encoded(self._checked(encoded, raw, base.raw, width), base.id)
 
     def _checked(self, encoded: Encoded, raw: Any, base: Any, width: int) -> Encoded:

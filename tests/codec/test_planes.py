@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from ciuic.codec import Codec, CodecError, Encoded, decode, decode_into, encode, encode_residual, planes, zstd
 from ciuic.codec.choice import PLANE_WORTH_IT
+from ciuic.codec.plans import Plans
+from ciuic.codec.transforms import SCALED
 
 WIDTHS = (1, 2, 4, 8)
 FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
@@ -97,6 +99,53 @@ def test_a_delta_and_a_residual_come_back(shape, count, tail, width, seed, chang
     residual = encode_residual(raw, before, width)
     assert residual.codec == Codec.PREDICTED and back(residual, before, len(raw), width) == raw
     assert len(residual.stored) <= len(raw) + 8 + 8 * 8
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    floats=st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), min_size=1, max_size=40),
+    bits=st.lists(st.integers(0, 2**32 - 1), max_size=8),
+    factor=st.floats(0.5, 1, exclude_max=True, width=32),
+    repeats=st.integers(1, 300),
+    seed=st.integers(0, 99),
+)
+def test_what_fades_comes_back(floats, bits, factor, repeats, seed):
+    """NaNs of every kind, infinities, −0, denormals among floats that have lost a share, and some more."""
+    base = np.concatenate([np.array(floats, "<f4").view("<u4"), np.array(bits, "<u4")])
+    base = np.tile(base, repeats)
+    with np.errstate(all="ignore"):
+        x = (base.view("<f4") * np.float32(factor)).view("<u4") + elements("small", len(base), 4, seed)
+    encoded = encode(x.tobytes(), 4, base.tobytes())
+    assert back(encoded, base.tobytes(), x.nbytes, 4) == x.tobytes()
+
+
+def test_an_average_that_fades_is_a_delta_to_what_it_fades_to():
+    """A second moment ten steps later: a hundredth less, and a little of new squares. The low byte of a zigzag would
+    cost as much as it saves."""
+    noise = np.random.default_rng(3)
+    base = noise.lognormal(-20, 2, COUNT).astype("<f4")
+    x = base * np.float32(0.99) + (noise.random(COUNT) ** 8 * 1e-3 * base).astype("<f4")
+    encoded = encode(x.tobytes(), 4, base.tobytes())
+    assert encoded.codec == Codec.DELTA and encoded.stored[0] == SCALED
+    assert len(encoded.stored) < 0.93 * len(encode_residual(x.tobytes(), base.tobytes(), 4).stored)
+    assert back(encoded, base.tobytes(), x.nbytes, 4) == x.tobytes()
+
+
+def test_a_plan_is_kept_for_chunks_that_look_alike():
+    """A tensor's chunks share a plan, but not with one that is all zeros, or that hardly changed; and none is worse off
+    than by itself by more than what a plan may be wrong."""
+    plans = Plans()
+    noise, before = elements("floats", COUNT, 4, 1), elements("floats", COUNT, 4, 2)
+    few = noise.copy()
+    few[::100] += 1
+    zeros = np.zeros_like(noise)
+    chunks = [(noise, None), (zeros, None), (noise, None), (noise, before), (few, noise), (noise, before)]
+    for _ in range(3):
+        for x, base in chunks:
+            against = None if base is None else base.tobytes()
+            shared, own = (encode(x.tobytes(), 4, against, plans=each) for each in (plans, None))
+            assert len(shared.stored) <= len(own.stored) + 0.02 * x.nbytes
+            assert back(shared, against, x.nbytes, 4) == x.tobytes()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -274,11 +323,21 @@ def test_widths_and_transforms_belong_to_their_codec():
         decode(Codec.DELTA, delta.stored, after.nbytes, 4)
 
 
+@pytest.mark.parametrize(
+    ("transform", "factor", "width"),
+    [(4, 0, 4), (4, -1, 4), (4, np.inf, 4), (4, np.nan, 4), (4, 1, 2), (4, 1, 8), (3, 1, 4), (2, 1, 4), (5, 0, 4)],
+)
+def test_a_factor_is_a_number_for_floats(transform, factor, width):
+    stored = planes.HEAD.pack(transform, 1, factor) + planes.GROUP.pack(0, width, planes.CONSTANT, width) + bytes(width)
+    with pytest.raises(CodecError):
+        decode_into(Codec.DELTA, stored, bytearray(16 * width), width)
+
+
 def test_splits_do_not_nest_for_ever():
     """Deeper than a writer goes is refused, long before the stack is."""
-    payload = planes.HEAD.pack(0, 1) + planes.GROUP.pack(0, 1, planes.CONSTANT, 1) + b"\7"
+    payload = planes.HEAD.pack(0, 1, 0) + planes.GROUP.pack(0, 1, planes.CONSTANT, 1) + b"\7"
     for _ in range(60):
         stream = planes.SPLIT_HEAD.pack(1, 0, 125, 1000, 0) + b"\xff" * 125 + payload
-        payload = planes.HEAD.pack(0, 1) + planes.GROUP.pack(0, 1, planes.SPLIT, len(stream)) + stream
+        payload = planes.HEAD.pack(0, 1, 0) + planes.GROUP.pack(0, 1, planes.SPLIT, len(stream)) + stream
     with pytest.raises(CodecError, match="in one another"):
         decode_into(Codec.PLANES, payload, bytearray(1000), 1)

@@ -98,12 +98,18 @@ def planes(stored, length, width, base=None):
     """The raw bytes of stored planes; ``base``: what the differences are to."""
     width = min(width, 8)
     transform, t, tail = elements(stored, length // width, width)
-    assert transform == 2 if base is not None else transform in (0, 1)
+    assert transform in (2, 3, 4) if base is not None else transform in (0, 1)
+    factor = np.frombuffer(stored, np.float32, 1, offset=4)
     one = np.array(1, t.dtype)
     if transform == 1:
         t = t >> one | t << one * (8 * width - 1)
     elif transform == 2:
         t = np.frombuffer(base, t.dtype, len(t)) + np.where(t & one, ~(t >> one), t >> one)
+    elif transform == 3:
+        t = np.frombuffer(base, t.dtype, len(t)) + t
+    elif transform == 4:
+        faded = np.frombuffer(base, np.float32, len(t)) * factor
+        t = np.where(np.isnan(faded), np.uint32(0x7FC00000), faded.view(np.uint32)) + t
     assert len(tail) == length % width
     return t.tobytes() + tail
 

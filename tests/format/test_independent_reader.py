@@ -98,7 +98,7 @@ def test_it_stands_alone():
     names = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not any(name.split(".")[0] == "ciuic" for name in names)
-    assert len([line for line in SOURCE.read_text().splitlines() if line.strip()]) <= 210
+    assert len([line for line in SOURCE.read_text().splitlines() if line.strip()]) <= 220
 
 
 def test_its_decoder_is_plain_cbor():

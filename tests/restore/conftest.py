@@ -18,7 +18,7 @@ WARM_UP = 20
 class History:
     """A model trained for some steps, with a snapshot after each; ``states``: what each of them was."""
 
-    def __init__(self, path, rule, steps=6):
+    def __init__(self, path, rule, steps=8):
         torch.manual_seed(0)
         self.rule = rule
         self.repo = ciuic.Repo.init(path, chunk_size=CHUNK)

@@ -68,7 +68,8 @@ class Book:
                 stored, kind = (b"", Codec.DERIVED) if rule == "cast" else (encoded.stored, encoded.codec)
             elif bases:
                 kind, stored, _ = encode(raw, 4, bases[0])
-                assert kind == Codec.DELTA
+                if kind != Codec.DELTA:  # no smaller than by itself: it rests on its base all the same
+                    kind, stored = Codec.DELTA, encode_residual(raw, bases[0], 4).stored
             elif codec == Codec.RAW:
                 stored, kind = raw, Codec.RAW
             else:

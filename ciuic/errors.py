@@ -15,7 +15,7 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── StateError
     │   ├── UnsupportedState      ├── StateMismatch         └── RestoreInterrupted
     ├── StorageError
-    │   ├── ReadOnlyStorage       └── StorageFull
+    │   ├── ReadOnlyStorage       ├── StorageFull           └── NetworkStorage
     ├── Pruned
     ├── LockTimeout
     ├── ClockDisagrees
@@ -119,6 +119,11 @@ class RefConflict(RefError):
 
 
 class DamageError(CiuicError):
+    """``chunk``: the id of the one that cannot be read, where it is one. ``intact``: the hex id of the newest intact
+    snapshot to go back to, where one was looked for and found."""
+
+    chunk: bytes | None = None
+    intact: str | None = None
     kind = "damage"
     exit_code = 40
 
@@ -185,6 +190,13 @@ class ReadOnlyStorage(StorageError):
 class StorageFull(StorageError):
     kind = "storage-full"
     exit_code = 62
+
+
+class NetworkStorage(StorageError):
+    """Writing to a network file system, which is refused unless it is allowed. Nothing was changed; reading works."""
+
+    kind = "network-storage"
+    exit_code = 63
 
 
 class Pruned(CiuicError):

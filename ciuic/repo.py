@@ -19,6 +19,7 @@ from ciuic.errors import (
     DamageError,
     NotARepository,
     RepositoryExists,
+    StorageError,
     UnknownPath,
     UnknownRevision,
     UnsupportedState,
@@ -26,7 +27,7 @@ from ciuic.errors import (
 from ciuic.history import branches
 from ciuic.history.branches import ReflogEntry
 from ciuic.history.following import Following
-from ciuic.history.graph import ancestors, newest_intact
+from ciuic.history.graph import ancestors
 from ciuic.history.revisions import Resolved, resolve
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Plain, StateNode
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ciuic.background import Background, Priority, WhenBusy
     from ciuic.commit.earlier import Memory
     from ciuic.commit.pipeline import Details
+    from ciuic.doctor import Finding
     from ciuic.history.diff import Diff
     from ciuic.history.statistics import Stats
     from ciuic.state.lazy import Device, LazyState
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from ciuic.store.fsck import FsckReport, Progress
     from ciuic.store.gc import GcReport
     from ciuic.store.rebasing import RepackReport
+    from ciuic.store.repair import RepairReport
     from ciuic.store.verification import Budget
     from ciuic.writer.pending import PendingSnapshot
 
@@ -76,6 +79,7 @@ class Repo:
         self._background_options: dict[str, Any] = {"slots": slots, "priority": priority, "timeout": writer_timeout}
         self._counts: Counter[str] = Counter()
         self._engine: Background | None = None
+        self._checked: tuple[str, int] | None = None  # a snapshot, and the generation in which all of it was read
         self.path = self._store.path
         if "torch" in sys.modules:
             from ciuic.state.gradients import watch
@@ -213,6 +217,7 @@ class Repo:
         from ciuic.state.ownership import ordered_leaves
         from ciuic.writer.pending import completed
 
+        self._store.check_writable()
         try:
             with self._following.moving:
                 return self._background().commit(
@@ -242,6 +247,7 @@ class Repo:
         from ciuic.state.capture import capture_state
         from ciuic.state.forecast import coming_bytes
 
+        self._store.check_writable()
         given = {"model": model, "optimizer": optimizer, "scheduler": None, "scaler": None, "extra": None, **objects}
         captured = capture_state(**given, rng=True)
         try:
@@ -340,7 +346,7 @@ class Repo:
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
         self.await_earlier_run()
-        with self._moving(), self._store.shared():
+        with self._moving(), self._store.shared(), self._offering(revision):
             resolved = self._resolve(revision)
             if rng or any(value is not None for value in objects.values()):
                 wanted = rng if rng is not None else (None if optimizer is not None else False)
@@ -364,14 +370,15 @@ class Repo:
         """Bring live objects to a snapshot's state, in place; HEAD stays, and the next commit's parent is the snapshot.
 
         First every stored byte is checked and everything is matched: StateMismatch, DamagedData, MissingObject and
-        Pruned change nothing. A later failure is RestoreInterrupted. Optimizer state is matched by parameter name,
+        Pruned change nothing; damage is told with the newest intact snapshot of the branch (``error.intact``, an id). A
+        later failure is RestoreInterrupted. Optimizer state is matched by parameter name,
         keeps its stored dtype, and follows its parameter's device, also when the model moves afterwards.
         ``strict=False`` restores what fits and logs the rest; ``keys`` is a glob, several, or a function over paths
         such as "model/layers.0.weight". Random generators come back unless ``rng`` is false.
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
         self.await_earlier_run()
-        with self._moving(), self._store.shared():
+        with self._moving(), self._store.shared(), self._offering(revision):
             resolved = self._resolve(revision)
             self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=rng)
             self._following.restored(resolved.snapshot, resolved.branch)
@@ -392,12 +399,59 @@ class Repo:
             unasked = name == "gradients" or (name == "rng" and rng is None)
             return None if unasked and name in stored.pruned else stored.component(name)
 
+        # What newest_intact has just read need not be read once more before; ids are compared in any case.
+        checked, self._checked = self._checked == (snapshot.id, self._store.generation), None
+        restore_state(
+            component, objects, strict=strict, keys=keys, rng=rng, check=_nothing if checked else check, filler=fill
+        )
+
+    @contextlib.contextmanager
+    def _offering(self, revision: str | Snapshot) -> Iterator[None]:
+        """Damage comes out with the newest intact snapshot. Under the shared lock."""
         try:
-            restore_state(component, objects, strict=strict, keys=keys, rng=rng, check=check, filler=fill)
-        except DamageError as error:
-            intact = newest_intact(self._store, snapshot)
-            hint = f"The newest intact snapshot before it is {intact.id[:12]} ({intact!r})" if intact else ""
-            raise type(error)(f"{error} {hint}".strip()) from error
+            yield
+        except (DamageError, StorageError) as error:
+            from ciuic.history.intact import offering
+
+            raise offering(self._store, error, revision) from error
+
+    def newest_intact(self, revision: str = "HEAD") -> Snapshot | None:
+        """The newest snapshot of a line of which every byte is as it was: all of it is read. None without any snapshot.
+
+        One whose state, model or optimizer was pruned is passed over; one that is damaged, too, with a warning in the
+        log. Where all are damaged, the first one's error is raised: a run must not begin anew without anybody knowing.
+        A restore of the snapshot, right after this, does not read it a second time before it begins.
+        """
+        from ciuic.history.intact import Search, line_of
+        from ciuic.store.object_reader import read_snapshot
+
+        with self._store.shared():
+            head = self._store.refs.head()
+            branch = head.branch if revision == "HEAD" else revision
+            tip = head.snapshot if revision == "HEAD" else self._store.refs.value(HEADS + revision)
+            if tip is None and revision != "HEAD":
+                tip, branch = self._resolve(revision).snapshot.id, None
+            if tip is None:
+                return None
+            prunes, search, lost = self.prunes(), Search(self._store), list[str]()
+            line = (
+                each
+                for each in line_of(self._store, tip, branch, lost)
+                if not prunes.get(each.id, frozenset()) & {WHOLE, "model", "optimizer"}
+            )
+            intact = search.first(line)
+            self._checked = None if intact is None else (intact.id, self._store.generation)
+            if intact is None and lost and not search.damaged:
+                read_snapshot(self._store, bytes.fromhex(lost[0]))  # it says what is wrong
+        for id in lost:
+            _warn(f"Snapshot {id[:12]} cannot be read, and is passed over.")
+        for snapshot, error in search.damaged:
+            _warn(f"Snapshot {snapshot.id[:12]} ({snapshot!r}) is damaged, and passed over: {error}")
+        if intact is None and search.damaged:
+            raise search.damaged[0][1]
+        if intact is not None and (lost or search.damaged):
+            _warn(f"The newest intact snapshot is {intact.id[:12]} ({intact!r}); damaged ones stay in the log.")
+        return intact
 
     def load(self, revision: str | Snapshot, *, map_location: Device = "cpu") -> LazyState:
         """A snapshot's state as nested mappings, lazily: ``load(r)["model"]["layers.0.weight"]`` reads that tensor.
@@ -612,6 +666,22 @@ class Repo:
 
         return check(self._store, read_data=budget_of(read_data), progress=progress)
 
+    def repair(self, *, dry_run: bool = False, progress: Progress | None = None) -> RepairReport:
+        """Save what is intact in damaged packs and logs, set these aside in ``quarantine/``, and say what is lost.
+
+        ``dry_run`` only says what it would do. Nothing is deleted, and no snapshot given up; killed at any moment, it
+        can be run again. Raises StorageFull, with nothing moved, when there is no room for what is saved.
+        """
+        from ciuic.store.repair import repair
+
+        return repair(self._store, dry_run=dry_run, progress=progress)
+
+    def doctor(self) -> list[Finding]:
+        """What a run depends on here: disk, locks, memory, the repository, and what would end the writer with it."""
+        from ciuic.doctor import examine
+
+        return list(examine(self._store))
+
 
 def _said(revision: str | Snapshot, snapshot: Snapshot) -> str:
     """What a log remembers of a revision."""
@@ -669,6 +739,10 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _nothing(_sources: Any) -> None:
+    """In place of a check that has been made."""
 
 
 def _warn(message: str) -> None:

@@ -58,6 +58,8 @@ class SnapshotManager:
         self._failed_step: int | None = None
         self._missed = False  # a snapshot was due and skipped, or its copy was torn
         self._error: CiuicError | None = None
+        self._underway = False  # a snapshot has been restored or saved
+        self._resume: tuple[str | None, Snapshot | None] | None = None  # HEAD, and where to resume then
         self._step_seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._last: tuple[int, float] | None = None
 
@@ -81,8 +83,17 @@ class SnapshotManager:
         return self.get_latest_snapshot() is not None
 
     def get_latest_snapshot(self) -> Snapshot | None:
-        """The snapshot to resume from: the newest before HEAD whose state was not pruned; None without any."""
+        """The snapshot to resume from: the newest before HEAD whose state was not pruned; None without any.
+
+        Until this run has restored or saved one, all of it is read: a damaged one is passed over, with a warning in the
+        log, and the run goes on from the newest that is intact, on a branch of its own. DamageError when none is.
+        """
         self.repo.wait()
+        if not self._underway:
+            tip = self.repo.head().snapshot
+            if self._resume is None or self._resume[0] != tip:
+                self._resume = tip, self.repo.newest_intact()
+            return self._resume[1]
         prunes = self.repo.prunes()
         for limit in (1, None):  # mostly the first one serves
             for snapshot in self.repo.log(limit=limit):
@@ -97,7 +108,9 @@ class SnapshotManager:
 
     def restore(self, snapshot: Snapshot | str, **objects: Any) -> Snapshot:
         """Bring the objects given to the snapshot's state, in place; takes the keywords of ``Repo.restore``."""
-        return self.repo.restore(snapshot, **objects)
+        restored = self.repo.restore(snapshot, **objects)
+        self._underway = True
+        return restored
 
     def due(self, step: int) -> bool:
         """Whether ``save`` would act at this step."""
@@ -125,7 +138,7 @@ class SnapshotManager:
         self._time(step)
         if not force and not self.due(step):
             return None
-        self._missed, self._retry_at = False, None
+        self._missed, self._retry_at, self._underway = False, None, True
         pending = self._take(step, model, optimizer, wait, details)
         self._last = step, time.monotonic()
         pending.add_done_callback(self._ended)

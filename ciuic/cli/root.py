@@ -29,6 +29,8 @@ COMMANDS = {
     "gc": ("upkeep", "Free what nothing needs any more"),
     "repack": ("upkeep", "Store anew what rests on what nothing needs"),
     "fsck": ("upkeep", "Check the repository"),
+    "repair": ("repair", "Save what can be saved of a damaged one"),
+    "doctor": ("doctor", "Look at what a run depends on here"),
     "stats": ("stats", "Show what is stored and what was saved"),
     "demo": ("setup", "Watch a training die and resume"),
     "completion": ("setup", "Print the shell's completion script"),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator
 
-from ciuic.errors import DamageError, Pruned
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.object_reader import read_snapshot
 from ciuic.store.store import Store
@@ -40,16 +37,3 @@ def first_parents(store: Store, tip: str) -> Iterator[Snapshot]:
         snapshot = read_snapshot(store, bytes.fromhex(following))
         yield snapshot
         following = snapshot.parents[0] if snapshot.parents else None
-
-
-def newest_intact(store: Store, damaged: Snapshot, among: int = 20) -> Snapshot | None:
-    """The nearest ancestor of which every byte can be read, among the nearest few. Under the shared lock."""
-    from ciuic.restore.stored_snapshot import StoredSnapshot
-
-    line = first_parents(store, damaged.id)
-    with contextlib.suppress(DamageError):
-        for snapshot in itertools.islice(line, 1, 1 + among):
-            with contextlib.suppress(DamageError, Pruned):
-                StoredSnapshot(store, snapshot).verify()
-                return snapshot
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ciuic.errors import CiuicError, DamagedData, MissingObject
+from ciuic.errors import CiuicError, DamagedData, MissingObject, StorageError
 from ciuic.objects.ids import Kind
 from ciuic.objects.state_tree import Target
 from ciuic.restore.filling import fill
@@ -63,13 +63,15 @@ class StoredChunks:
             raise DamagedData(f"{self.path}, chunk {index}: not as long as its tensor says. Run `ciuic fsck`.")
 
     def named(self, index: int, action: Callable[[bytes], Any]) -> Any:
-        """``action(chunk id)``; damage names the tensor and the chunk."""
+        """``action(chunk id)``; damage, and a disk that cannot read, names the tensor and the chunk."""
         try:
             return action(self.chunks[index])
-        except MissingObject as error:
-            raise MissingObject(f"{self.path}, chunk {index}: {error}") from error
-        except DamagedData as error:
-            raise DamagedData(f"{self.path}, chunk {index}: {error}") from error
+        except (MissingObject, DamagedData) as error:
+            named = type(error)(f"{self.path}, chunk {index}: {error}")
+            named.chunk = self.chunks[index]
+            raise named from error
+        except StorageError as error:
+            raise type(error)(f"{self.path}, chunk {index}: {error}") from error
 
     def chunk(self, index: int) -> Any:
         """The raw bytes of one chunk, verified against its id."""

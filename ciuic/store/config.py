@@ -21,13 +21,14 @@ ID_BYTES = 16
 class Config:
     """``chunk_size`` and ``pack_limit`` in bytes; a log record expires after ``expire_days`` unless it is among the
     newest ``keep_records`` of its log; ``full_check``: what a commit codes it decodes again as a whole, before it is
-    published, and not the compressed planes alone."""
+    published, and not the compressed planes alone; ``allow_network``: write although this is a network file system."""
 
     chunk_size: int = 1 << 20
     pack_limit: int = 256 << 20
     expire_days: int = 90
     keep_records: int = 100
     full_check: bool = False
+    allow_network: bool = False
 
 
 LIMITS = {
@@ -36,6 +37,7 @@ LIMITS = {
     "expire_days": (0, 36500),
     "keep_records": (1, 1 << 30),
     "full_check": (False, True),
+    "allow_network": (False, True),
 }
 
 

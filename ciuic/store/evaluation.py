@@ -10,7 +10,6 @@ from ciuic.codec import Codec, CodecError, InexactArithmetic, decode_into
 from ciuic.errors import CiuicError, DamagedData, StorageError, UnsupportedState
 from ciuic.objects.ids import digest
 from ciuic.objects.recipe import SECOND_MOMENT, WEIGHT
-from ciuic.store.pack_format import RECORD_LENGTH, encode_record_header
 from ciuic.store.resolving import Record
 
 MOST_LIVE_BYTES = 1 << 30
@@ -80,7 +79,7 @@ class Evaluation:
             id = node.header.id
             try:
                 if check_ids:
-                    _check_header(node)
+                    node.pack.check_header(node)
                 value = self._value(node, check)
             except InexactArithmetic as error:
                 raise UnsupportedState(f"{node.where}: chunk {id.hex()[:12]}: {error}.") from error
@@ -192,15 +191,6 @@ def _may_take_place(node: Record) -> bool:
         return bool(node.bases)
     first, *others = node.bases
     return node.recipe.rule in IN_PLACE_RULES and first not in others
-
-
-def _check_header(node: Record) -> None:
-    """A salvage without the footer needs it."""
-    there = bytearray(RECORD_LENGTH)
-    node.pack.read_into(memoryview(there), node.offset)
-    if there != encode_record_header(node.header):
-        id = node.header.id.hex()[:12]
-        raise DamagedData(f"{node.where}: chunk {id}: the record's header does not match its footer. Run `ciuic fsck`.")
 
 
 def _made_wrong(node: Record) -> DamagedData:

@@ -187,6 +187,14 @@ class FileSystem:
         except FileNotFoundError:
             return []
 
+    def mountinfo(self) -> str:
+        """The kernel's table of mounts, as Linux has it; nothing where there is none."""
+        try:
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                return file.read()
+        except OSError:
+            return ""
+
     # What follows is put together from the effects above.
 
     def size(self, descriptor: int) -> int:

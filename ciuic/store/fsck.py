@@ -92,15 +92,17 @@ class Checker:
         self.reached: set[str] = set()
         self.listed: dict[bytes, int] = {}
         """Id → depth of the shallowest intact copy."""
+        self.lengths: dict[bytes, int] = {}
+        """Of chunks, before coding."""
         self.bad: set[bytes] = set()
         self.chains = ChainChecker(store, self.listed, self.bad, self.problems)
-        self.trees = Losses(store, self.listed, self._state, self.problems.append)
+        self.trees = Losses(store, self.listed, self.lengths, self._state, self.problems.append)
         self.bytes_read = 0
         self.chunks = 0
         self._copies: Counter[bytes] = Counter()
         """Of objects that rest on nothing, beyond the first."""
 
-    def run(self, read_data: bool | Budget = False) -> FsckReport:
+    def run(self, read_data: bool | Budget = False, *, remembering: bool = True) -> FsckReport:
         roots = self._roots()
         self.store.refresh()  # commits go on: the packs of what the logs name by now
         names = sorted(self.store.present)
@@ -115,7 +117,7 @@ class Checker:
         self._snapshots(roots)
         damaged = {name for name, _ in self.chains.damaged} | self.chains.unreadable
         verified = [name for name in read if name not in damaged]
-        if read:
+        if read and remembering:
             remember(self.store, read, damaged)
         times = last_verified(self.store)
         return FsckReport(
@@ -153,7 +155,9 @@ class Checker:
         position = HEADER.size
         for row in pack.rows:
             header = row.header
-            self.chunks += header.kind is Kind.CHUNK
+            if header.kind is Kind.CHUNK:
+                self.chunks += 1
+                self.lengths[header.id] = header.raw_length
             if row.offset % ALIGNMENT or row.offset - position >= 4096 + RECORD_LENGTH:
                 self.problems.append(f"{pack.path}: a record at an odd place: offset {row.offset}.")
             position = row.end

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ciuic.errors import CiuicError
-from ciuic.objects.tree import BlobEntry, ChildEntry, TensorEntry
+from ciuic.objects.tree import BlobEntry, ChildEntry, TensorEntry, Tree
 from ciuic.store.object_reader import read_tree
 from ciuic.store.store import Store
 
 MOST_DEPTH = 200
 MOST_LOSSES = 100_000
-"""Below one tree. A few trees that hold each other many times over would never come to an end."""
+"""Of all trees together: beyond it one a tree. A few that hold each other many times over would never end."""
+MOST_SAID = 1_000
+"""Chunks of one tensor."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,22 @@ class Losses:
     """Walks trees, each once, however many snapshots share it."""
 
     def __init__(
-        self, store: Store, listed: Container[bytes], why: Callable[[bytes], str], say: Callable[[str], None]
+        self,
+        store: Store,
+        listed: Container[bytes],
+        lengths: Mapping[bytes, int],
+        why: Callable[[bytes], str],
+        say: Callable[[str], None],
     ) -> None:
-        """``listed``: chunks that can be read; ``why`` one cannot; ``say``: called with a line for each loss."""
+        """``listed``: chunks that can be read; ``lengths`` of all chunks; ``why`` one cannot be read; ``say``: called
+        with a line for each loss."""
         self.store = store
         self.listed = listed
+        self.lengths = lengths
         self.why = why
         self.say = say
         self.trees: dict[bytes, tuple[Loss, ...]] = {}
+        self._room = MOST_LOSSES
 
     def of_component(self, name: str, root: bytes) -> tuple[Loss, ...]:
         return tuple(_under(f"{name}/", each) for each in self._below(root, f"{name}/", 0))
@@ -57,22 +68,38 @@ class Losses:
             self.say(f"{path[:-1]}: {error}")
             self.trees[id] = (Loss("", (), str(error)),)
             return self.trees[id]
-        found: list[Loss] = []
+        found = tuple(itertools.islice(self._in(tree, path, depth), max(1, self._room)))
+        self._room -= len(found)
+        self.trees[id] = found
+        return found
+
+    def _in(self, tree: Tree, path: str, depth: int) -> Iterator[Loss]:
         for key, entry in tree.entries:
             if isinstance(entry, ChildEntry):
-                below = self._below(entry.id, f"{path}{key}/", depth + 1)
-                found += [_under(f"{key}/", each) for each in below]
+                for loss in self._below(entry.id, f"{path}{key}/", depth + 1):
+                    yield _under(f"{key}/", loss)
             elif isinstance(entry, (TensorEntry, BlobEntry)):
-                lost = [number for number, chunk in enumerate(entry.chunks) if chunk not in self.listed]
-                for number in lost:
-                    chunk = entry.chunks[number]
-                    self.say(f"{path}{key}: chunk {number} ({chunk.hex()[:12]}) is {self.why(chunk)}.")
+                lost = self._lost(entry)
+                for number, why in itertools.islice(lost.items(), MOST_SAID):
+                    self.say(f"{path}{key}: chunk {number} ({entry.chunks[number].hex()[:12]}) is {why}.")
+                if len(lost) > MOST_SAID:
+                    self.say(f"{path}{key}: so are {len(lost) - MOST_SAID} more of its chunks.")
                 if lost:
-                    found.append(Loss(str(key), tuple(lost), self.why(entry.chunks[lost[0]])))
+                    yield Loss(str(key), tuple(lost), next(iter(lost.values())))
         for name, child in tree.modules:
-            found += [_under(f"{name}.", each) for each in self._below(child, f"{path}{name}.", depth + 1)]
-        self.trees[id] = tuple(found[:MOST_LOSSES])
-        return self.trees[id]
+            for loss in self._below(child, f"{path}{name}.", depth + 1):
+                yield _under(f"{name}.", loss)
+
+    def _lost(self, entry: TensorEntry | BlobEntry) -> dict[int, str]:
+        """Numbers of chunks that cannot be read, or cannot be this tensor's, and why."""
+        nbytes = entry.length if isinstance(entry, BlobEntry) else entry.nbytes
+        lost = {}
+        for number, chunk in enumerate(entry.chunks):
+            if chunk not in self.listed:
+                lost[number] = self.why(chunk)
+            elif self.lengths.get(chunk) != min(entry.chunk_size, nbytes - number * entry.chunk_size):
+                lost[number] = "not as long as its tensor says"
+        return lost
 
 
 def _under(prefix: str, loss: Loss) -> Loss:

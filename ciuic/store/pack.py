@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ciuic.codec import CodecError, decode
 from ciuic.errors import DamagedData
-from ciuic.objects.ids import NO_ID, digest, object_id
+from ciuic.objects.ids import NO_ID, Kind, digest, object_id
 from ciuic.store.fs import FileSystem
 from ciuic.store.pack_format import (
     FOOTER,
@@ -184,6 +184,13 @@ class Pack:
             )
         return header, payload
 
+    def check_header(self, record: Placed) -> None:
+        """DamagedData when a record says something else of itself than its footer: a salvage without that needs it."""
+        header = record.header
+        if self.fs.read_at(self._descriptor, RECORD_LENGTH, record.offset, self.path) != encode_record_header(header):
+            where = f"{self.path} at offset {record.offset}: {header.kind.name.lower()} {header.id.hex()[:12]}"
+            raise DamagedData(f"{where}: the record's header does not match its footer. Run `ciuic fsck`.")
+
     def read_payload(self, record: Placed, out: memoryview) -> None:
         """A record's stored bytes, unverified, straight into ``out``, which is as long as they are."""
         start = record.offset + RECORD_LENGTH
@@ -194,10 +201,15 @@ class Pack:
         """Bytes of the file from ``offset`` on into ``out``, unverified; returns how many: fewer only at its end."""
         return self.fs.read_into(self._descriptor, [out], offset, self.path)
 
-    def raw(self, offset: int, stored_length: int, id: bytes) -> Any:
-        """The raw bytes of an object that rests on no other, verified against ``id``; DamagedData otherwise."""
+    def raw(self, offset: int, stored_length: int, id: bytes, kind: Kind | None = None) -> Any:
+        """The raw bytes of an object that rests on no other, verified against ``id``; DamagedData otherwise.
+
+        ``kind``: what it has to be.
+        """
         where = f"{self.path} at offset {offset}"
         header, payload = self.stored(offset, stored_length)
+        if kind is not None and header.kind is not kind and header.id == id:
+            raise DamagedData(f"{where}: a {header.kind.name.lower()} stands where a {kind.name.lower()} belongs.")
         if header.id != id:
             raise DamagedData(f"{where}: another object stands here. Run `ciuic fsck`.")
         if header.base != NO_ID or header.depth:

@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from ciuic.errors import DamagedRef, LockTimeout, RefConflict, StorageError
 from ciuic.store.fs import FileSystem
-from ciuic.store.locks import hold_open
+from ciuic.store.locks import hold_open, opened
 
 SLOT = 512
 CHECKSUM_DIGITS = 32
@@ -90,6 +90,11 @@ def decode_record(log: str, slot: bytes) -> LogRecord | None:
         return None
 
 
+def is_torn(slot: bytes) -> bool:
+    """Whether a log's last slot, which is no record, was never acknowledged as one."""
+    return len(slot) < SLOT or slot.startswith(TORN) or slot.endswith(TORN)
+
+
 def decode_log(log: str, data: bytes) -> list[LogRecord]:
     """All records, oldest first, without a torn last slot; DamagedRef for any other slot that is bad."""
     records: list[LogRecord] = []
@@ -98,14 +103,17 @@ def decode_log(log: str, data: bytes) -> list[LogRecord]:
         record = decode_record(log, slot)
         if record is None:
             last = start + SLOT >= len(data)
-            if last and (len(slot) < SLOT or slot.startswith(TORN) or slot.endswith(TORN)):
+            if last and is_torn(slot):
                 break
             raise DamagedRef(
                 f"{log}: record {start // SLOT} of the log is damaged. Nothing was changed; gc will not run. "
-                "Restore the file from a copy, or look at it and at `ciuic fsck`."
+                "Restore the file from a copy, or see what `ciuic repair` can save."
             )
         if records and record.sequence != records[-1].sequence + 1:
-            raise DamagedRef(f"{log}: record {start // SLOT} is out of sequence. Restore the file from a copy.")
+            raise DamagedRef(
+                f"{log}: record {start // SLOT} is out of sequence. Restore the file from a copy, or see what "
+                "`ciuic repair` can save."
+            )
         records.append(record)
     return records
 
@@ -131,11 +139,8 @@ class RefLog:
     def _opened(self, *, write: bool = False) -> Iterator[int]:
         """A descriptor; FileNotFoundError when there is no log."""
         try:
-            descriptor = self.fs.open(self.path, write=write)
-            try:
+            with opened(self.fs, self.path, write=write) as descriptor:
                 yield descriptor
-            finally:
-                self.fs.close(descriptor)
         except IsADirectoryError:
             raise DamagedRef(f"{self.path}: a folder stands where a log belongs. Move it away.") from None
 
@@ -253,7 +258,8 @@ class RefLog:
         except FileExistsError:
             return None
         finally:
-            self.fs.remove_if_there(temporary)
+            with contextlib.suppress(StorageError):  # the record counts by now; a left-over is for gc
+                self.fs.remove_if_there(temporary)
         try:
             self.fs.sync_folder(os.path.dirname(self.path))
         except StorageError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -91,6 +91,7 @@ class Refs:
         self.tmp = tmp
         self._suspect: dict[str, LogRecord | None] = {}
         self.named: set[tuple[int, int]] = set()
+        self.before_change: Callable[[], None] = lambda: None
 
     def log(self, name: str) -> RefLog:
         """The log behind a full name: "HEAD", "prunes", "refs/heads/…", "refs/tags/…"."""
@@ -150,6 +151,7 @@ class Refs:
 
     def set(self, name: str, new: str, action: str, *, expected: str | None = None) -> LogRecord:
         """Move a ref: durable on return. ``expected``: None for whatever it is, "-" for nothing, else a value."""
+        self.before_change()
         if name in self._suspect:
             raise StorageError(
                 f"{name}: a write of its log failed before, and so did writing it anew. Check the disk, then try again."

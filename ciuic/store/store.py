@@ -19,6 +19,7 @@ from ciuic.errors import (
     DamagedData,
     LockTimeout,
     MissingObject,
+    NetworkStorage,
     NotARepository,
     ReadOnlyStorage,
     RepositoryError,
@@ -30,7 +31,8 @@ from ciuic.store.config import DELTAS, ID_BYTES, Config, Format, encode_config, 
 from ciuic.store.footer_index import FooterIndex
 from ciuic.store.fs import LOCAL, FileSystem
 from ciuic.store.index import Index, IndexRow, LogMark, Place
-from ciuic.store.locks import hold
+from ciuic.store.locks import LocksUnsupported, hold
+from ciuic.store.network import Mount, allowed_by_environment, mount_of, refusal
 from ciuic.store.pack import Footer, Pack
 from ciuic.store.pack_format import FooterRow, RecordHeader
 from ciuic.store.reflog import CHECKSUM_DIGITS, LogRecord, encode_record
@@ -57,6 +59,8 @@ class Store:
         self._identity = self._seen_identity()
         self.repository_id, self.features = read_format(fs, self.path)
         self.refs = Refs(fs, self.path, self.join("tmp"))
+        self.refs.before_change = self.check_writable
+        self._locks_work = True
         self.generation = -1
         self.present: set[str] = set()
         self.damaged_packs: dict[str, str] = {}
@@ -79,12 +83,26 @@ class Store:
     def join(self, *parts: str) -> str:
         return os.path.join(self.path, *parts)
 
+    @functools.cached_property
+    def network(self) -> Mount | None:
+        """The network file system that the repository lies on, if it does."""
+        return network_mount(self.fs, self.path)
+
+    def check_writable(self) -> None:
+        """NetworkStorage on a network file system, unless writing there was allowed."""
+        mount = self.network
+        if mount is not None and not (self._locks_work and (allowed_by_environment() or self.config.allow_network)):
+            raise NetworkStorage(refusal(mount, self.path))
+
     @staticmethod
     def create(path: str, fs: FileSystem = LOCAL, *, chunk_size: int | None = None) -> Store:
         """Make a repository in a new or empty folder. ``format`` is written last: before it there is no repository."""
         root = os.path.abspath(path)
         if os.path.exists(os.path.join(root, "format")):
             raise RepositoryExists(f"{root} is a ciuic repository already. Open it, or choose another folder.")
+        mount = network_mount(fs, root)
+        if mount is not None and not allowed_by_environment():
+            raise NetworkStorage(refusal(mount, root))
         ours = {name.split("/")[0] for name in (*FOLDERS, *FILES)}
         try:
             if set(fs.list_folder(root)) - ours:
@@ -137,8 +155,13 @@ class Store:
                 self.refs.rewrite_suspects()
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._complete())
-            with hold(self.fs, self.join("gate"), exclusive=False, timeout_s=SHARED_TIMEOUT_S):
-                stack.enter_context(hold(self.fs, self.join("lock"), exclusive=False, timeout_s=SHARED_TIMEOUT_S))
+            try:
+                with hold(self.fs, self.join("gate"), exclusive=False, timeout_s=SHARED_TIMEOUT_S):
+                    stack.enter_context(hold(self.fs, self.join("lock"), exclusive=False, timeout_s=SHARED_TIMEOUT_S))
+            except LocksUnsupported:  # what a sweep takes away meanwhile is missing, and said to be
+                if self.network is None:
+                    raise
+                self._locks_work = False
             self._holding.depth, self._holding.owner = 1, os.getpid()
             try:
                 self.refresh()
@@ -150,6 +173,7 @@ class Store:
     @contextlib.contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
         """Nobody else reads packs or commits. LockTimeout gives both locks up."""
+        self.check_writable()
         with (
             self._complete(),
             hold(self.fs, self.join("gate"), exclusive=True, timeout_s=timeout_s),
@@ -217,6 +241,9 @@ class Store:
             self.damaged_records = set()
             self._standing = {}
         self.present = self.list_packs()
+        if self.network is not None:  # LMDB maps its file, and other hosts would change it
+            self._use_footers()
+            return
         opened = self._lmdb_index.open(generation)
         if not opened and (self._footers_serve == generation or not self._rebuild_index()):
             self._use_footers()
@@ -389,11 +416,11 @@ class Store:
         searched = self.present
         place = self.place(id)
         damage: CiuicError | None = None
-        if place is not None and place.depth:
+        if place is not None and place.depth and kind is Kind.CHUNK:
             return self._read_chain(id)
         if place is not None:
             try:
-                return self._pack_for(kind, place.pack).raw(place.offset, place.stored_length, id)
+                return self._pack_for(kind, place.pack).raw(place.offset, place.stored_length, id, kind)
             except DamagedData as error:
                 damage = error
                 self.forget(id)
@@ -404,9 +431,9 @@ class Store:
                 pass
         for pack, row in self.copies(id):
             try:
-                if row.header.base != NO_ID:
+                if row.header.base != NO_ID and kind is Kind.CHUNK:
                     return self._read_chain(id)
-                return pack.raw(row.offset, row.header.stored_length, id)
+                return pack.raw(row.offset, row.header.stored_length, id, kind)
             except (DamagedData, MissingObject, StorageError) as error:
                 damage = damage or error
                 self.close_pack(pack.name)
@@ -480,6 +507,7 @@ class Store:
     def new_packs(self) -> PackSession:
         from ciuic.store.pack_session import PackSession
 
+        self.check_writable()
         return PackSession(self.fs, self.path, self.repository_id, self.config.pack_limit, self.unsure_packs)
 
     def move_ref(self, name: str, new: str, action: str, *, expected: str | None = None) -> LogRecord:
@@ -495,6 +523,12 @@ class Store:
             self.index.update(self.generation, {name: index_rows(rows) for name, rows in packs.items()}, marks)
         except (CiuicError, OSError, lmdb.Error):
             self._use_footers()
+
+
+def network_mount(fs: FileSystem, path: str) -> Mount | None:
+    """The network file system on which a path lies, or will; None for a local one, and where nothing tells."""
+    mount = mount_of(fs.mountinfo(), os.path.realpath(path))
+    return mount if mount is not None and mount.shared else None
 
 
 def check_parts(root: str) -> None:

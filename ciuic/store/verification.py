@@ -88,6 +88,7 @@ def remember(store: Store, packs: Iterable[str], damaged: Collection[str] = ()) 
     lines = "".join(f"{name} {at}\n" for name, at in times.items()).encode()
     temporary = store.join("tmp", f"{NAME}-{os.getpid()}-{os.urandom(6).hex()}")
     try:
+        store.check_writable()
         store.fs.make_folder_if_missing(store.join("index"))
         store.fs.write_file(_path(store), digest(lines).hex().encode() + b"\n" + lines, temporary)
     except (CiuicError, OSError):

@@ -13,7 +13,7 @@ import os
 
 from ciuic.errors import CiuicError, LockTimeout
 from ciuic.store.fs import LOCAL, FileSystem
-from ciuic.store.locks import hold, is_held
+from ciuic.store.locks import hold, is_held, no_fork
 
 PREFIX = "run-"
 WRITER, TRAINER = ".writer", ".trainer"
@@ -51,8 +51,9 @@ class Announcement:
     def _make(self, suffix: str) -> None:
         path = os.path.join(self._repository, "tmp", f"{PREFIX}{self.token}{suffix}")
         for attempt in range(ATTEMPTS):  # gc may empty the folder in between
-            descriptor = self._fs.create(path + ".new")
-            _mine.add(descriptor)
+            with no_fork():
+                descriptor = self._fs.create(path + ".new")
+                _mine.add(descriptor)
             self._held[suffix] = descriptor
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -95,7 +95,8 @@ class Life:
         for each in snapshots:
             self.freed[each] = self.saved.pop(each)
 
-    def history(self) -> History:
+    def history(self, *, keep_stamps: bool = False) -> History:
+        """What was recorded; with ``keep_stamps`` the disk has the index's stamp, too."""
         self.log.close()
         owed = iter(self._promises)
         effects: list[Effect] = []
@@ -118,6 +119,8 @@ class Life:
                 elif effect.name == "rename":
                     generation = int(stamps[effect.path].split()[5])
                     index.append(IndexFile(len(effects), index[-1].data, generation))
+                if keep_stamps:
+                    effects.append(effect)
             else:
                 effects.append(effect)
         return History(Disk(effects), promises, names, index, self.gc)

@@ -7,11 +7,22 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from histories import REPOSITORY, History
+import pytest
+from histories import NOW, REPOSITORY, History, Life
 from index_states import missing, vouched
 
-from ciuic.testing.invariants import check_invariants
+from ciuic.commit.pipeline import Details
+from ciuic.history import branches
+from ciuic.history.following import Following
+from ciuic.store import index
+from ciuic.store.fs import LOCAL
+from ciuic.store.gc import collect
+from ciuic.store.locks import hold
+from ciuic.store.refs import HEADS
+from ciuic.store.store import Store
+from ciuic.testing.invariants import bytes_state, check_invariants, commit
 from ciuic.testing.power_cut import KEPT
+from ciuic.testing.recording import recording
 
 
 def test_a_sweep_that_was_cut_short_does_not_stop_the_next_one(trained: History, memory: Path) -> None:
@@ -37,3 +48,36 @@ def test_a_sweep_that_was_cut_short_does_not_stop_the_next_one(trained: History,
                 index(folder / REPOSITORY)
                 check_invariants(folder / REPOSITORY, promised)
                 shutil.rmtree(folder)
+
+
+def test_an_index_that_could_not_forget_a_log_stays_doubtful(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before gc removes a log, the index forgets it, or else, when a stopped process holds its lock, loses its stamp.
+    The removal of the stamp was not synced: after a power cut it was back, the index fitted it and remembered the log,
+    and fsck and gc spoke of a log that had been lost.
+    """
+    monkeypatch.setattr(index, "LOCK_TIMEOUT_S", 0.05)
+    life = Life(memory / "forgotten")
+    with recording(life.log):
+        with life.doing("a branch that is deleted"):
+            store = Store.create(life.path)
+            commit(store, Following(store), bytes_state({"w": bytes(range(200))}), Details())
+            with store.shared():
+                tip = str(store.refs.value(f"{HEADS}main"))
+                branches.create(store, HEADS, "gone", tip, "main")
+                branches.delete(store, HEADS, "gone")
+        with life.doing("gc"), hold(LOCAL, store.join("index", "lock"), exclusive=True, timeout_s=1.0):
+            collect(store, expire=NOW)
+    history = life.history(keep_stamps=True)
+    stamped = 0
+    for image in history.disk.all_images():
+        promised = history.promised(image.prefix)
+        if promised is None or f"{REPOSITORY}/index/stamp" not in image.files:
+            continue
+        folder = memory / "image"
+        folder.mkdir()
+        image.write(folder)
+        vouched(history.index_files(image.prefix)[-1])(folder / REPOSITORY)
+        check_invariants(folder / REPOSITORY, promised)
+        shutil.rmtree(folder)
+        stamped += 1
+    assert stamped > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
@@ -11,9 +12,9 @@ import pytest
 from ministore import Trainer, noise, output, python
 
 from ciuic.errors import LockTimeout
-from ciuic.store.fs import LOCAL
+from ciuic.store.fs import LOCAL, FileSystem
 from ciuic.store.gc import collect
-from ciuic.store.locks import hold
+from ciuic.store.locks import hold, opened
 
 
 @pytest.fixture
@@ -118,6 +119,107 @@ def test_fork_while_held(lock: str) -> None:
         "still held after a child's exit: True",
         "free while the child lives: True",
     ]
+
+
+class SlowToOpen(FileSystem):
+    """Opening takes until another thread wants to fork, and a little longer."""
+
+    def __init__(self) -> None:
+        self.opened, self.forked = threading.Event(), threading.Event()
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        descriptor = super().open(path, write=write)
+        self.opened.set()
+        self.forked.wait(0.3)  # a fork that did not wait would come now
+        return descriptor
+
+
+def test_a_fork_between_opening_and_locking(lock: str) -> None:
+    """A worker that outlives its parent must not keep what the parent was just opening to lock it.
+
+    A descriptor was noted only after it had been opened. A data loader's worker that another thread forked in between
+    had a copy of it, and so the lock that was taken a moment later: with the trainer killed, gc waited for the worker.
+    """
+    fs, started, hold_on = SlowToOpen(), os.pipe(), os.pipe()
+    children: list[int] = []
+
+    def fork() -> None:
+        fs.opened.wait()
+        child = os.fork()
+        if child == 0:
+            os.write(started[1], b"x")
+            os.read(hold_on[0], 1)  # outlives the lock
+            os._exit(0)
+        children.append(child)
+        fs.forked.set()
+        os.read(started[0], 1)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    with opened(fs, lock) as descriptor:
+        thread.join()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # closed without being released, as by a process that is killed
+    try:
+        assert is_free(lock, exclusive=True)
+    finally:
+        os.write(hold_on[1], b"x")
+        os.waitpid(children[0], 0)
+
+
+DATA_LOADER = """
+import os, sys, threading, torch
+from ministore import Trainer, noise
+from torch.utils.data import DataLoader, Dataset
+
+class Slow(Dataset):
+    def __len__(self):
+        return 1000
+    def __getitem__(self, index):
+        return torch.tensor(os.getpid())
+
+trainer = Trainer(sys.argv[1])
+
+def commit():
+    number = 0
+    while True:
+        trainer.commit_to("busy", {"w": noise(number)})
+        number += 1
+
+threading.Thread(target=commit, daemon=True).start()
+workers = set()
+loaders = []
+for _ in range(6):
+    loader = iter(DataLoader(Slow(), batch_size=1, num_workers=2))
+    workers |= {int(next(loader)) for _ in range(4)}
+    loaders.append(loader)
+print(*workers, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_of_a_data_loader(trainer: Trainer) -> None:
+    """Workers that were forked beside commits, and outlive a trainer that was killed, hold no lock: gc gets it."""
+    import subprocess
+
+    child = python(DATA_LOADER, trainer.store.path, stdin=subprocess.PIPE)
+    assert child.stdout is not None
+    workers = [int(word) for word in child.stdout.readline().split()]
+    assert len(workers) >= 6
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)  # they would notice their parent's end, and go
+    child.kill()
+    child.wait()
+    try:
+        assert all(Path(f"/proc/{worker}").exists() for worker in workers)
+        with trainer.store.exclusive(0.0):
+            pass
+        for name in ("lock", "gate", "refs/heads/busy", "index/lock"):
+            assert is_free(trainer.store.join(name), exclusive=True)
+        collect(trainer.store)
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+    child.communicate(timeout=20)
 
 
 FORKED_STORE = """

@@ -11,17 +11,17 @@ RANKS = {
     "objects": 1, "codec": 1,
     "store": 2,
     "commit": 3, "restore": 3, "state": 3,
-    "history": 4, "interchange": 4, "capture": 4,
+    "history": 4, "retention": 4, "interchange": 4, "capture": 4,
     "writer": 5,
     "background": 6, "doctor": 6,
-    "repo": 7,
+    "repo": 7, "triggers": 7, "batches": 7, "monitoring": 7,
     "snapshot": 8,
     "testing": 8,
-    "demo": 9,
+    "demo": 9, "supervisor": 9,
     "cli": 10,
     "__init__": 11, "__main__": 11,
 }  # fmt: skip
-HEAVY_ROOMS = {"state", "capture", "interchange", "demo"}
+HEAVY_ROOMS = {"state", "capture", "interchange", "demo", "batches"}
 NUMPY_ROOMS = {"codec"}
 HEAVY_FILES = {
     "history/diff.py", "history/leaves.py", "history/module_changes.py", "history/tensor_change.py",

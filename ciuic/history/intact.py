@@ -38,7 +38,8 @@ class Search:
                 continue
             except (DamageError, StorageError) as error:
                 self.damaged.append((snapshot, error))
-                self._lost |= {error.chunk} - {None} if isinstance(error, DamageError) else set()
+                if isinstance(error, DamageError) and error.chunk is not None:
+                    self._lost.add(error.chunk)
             else:
                 return snapshot
         return None

@@ -39,13 +39,13 @@ def test_a_sweep_that_was_cut_short_does_not_stop_the_next_one(trained: History,
     assert promised is not None and len(dead) > 2
     for count in range(1, len(dead)):
         for gone in itertools.combinations(dead, count):
-            for index in (missing, vouched(trained.index_files(sweep[0])[-1])):
+            for state in (missing, vouched(trained.index_files(sweep[0])[-1])):
                 folder = memory / "swept"
                 folder.mkdir()
                 replace(before, files={path: what for path, what in before.files.items() if path not in gone}).write(
                     folder
                 )
-                index(folder / REPOSITORY)
+                state(folder / REPOSITORY)
                 check_invariants(folder / REPOSITORY, promised)
                 shutil.rmtree(folder)
 

@@ -17,7 +17,15 @@ from blake3 import blake3
 
 from ciuic.codec import Codec, CodecError, decode, decode_into, rules
 from ciuic.commit.pipeline import Details
-from ciuic.errors import CiuicError, DamagedData, DamagedRef, InvalidConfig, InvalidImport, RepositoryError, RevisionError
+from ciuic.errors import (
+    CiuicError,
+    DamagedData,
+    DamagedRef,
+    InvalidConfig,
+    InvalidImport,
+    RepositoryError,
+    RevisionError,
+)
 from ciuic.history.revisions import parse_age, parse_moment, resolve
 from ciuic.interchange.flat_names import unflatten
 from ciuic.interchange.safetensors_header import read_header
@@ -127,7 +135,7 @@ def cbor(data: bytes) -> None:
     except EncodingError:
         with contextlib.suppress(EncodingError):
             encoding.decode(data, _repeated)
-            raise AssertionError("decoded only with what was there before")
+            raise AssertionError("decoded only with what was there before") from None
         return
     assert encoding.encode(value) == data
     assert encoding.encode(encoding.decode(data, _repeated)) == data
@@ -153,7 +161,7 @@ def recipe(data: bytes) -> None:
     except EncodingError:
         with contextlib.suppress(EncodingError):
             resolving._decode_recipe(data)
-            raise AssertionError("only the fast way takes it")
+            raise AssertionError("only the fast way takes it") from None
         return
     assert encode_recipe(found) == data
     assert resolving._decode_recipe(data) == found
@@ -174,7 +182,7 @@ def codecs(data: bytes) -> None:
         if codec in (Codec.ZSTD, Codec.PLANES):
             with contextlib.suppress(CodecError):
                 decode(codec, stored, length, width)
-                raise AssertionError("decoded as a whole alone")
+                raise AssertionError("decoded as a whole alone") from None
         return
     if codec in (Codec.RAW, Codec.ZSTD, Codec.PLANES):
         assert bytes(decode(codec, stored, length, width)) == out
@@ -376,7 +384,8 @@ VALUES: list[Any] = [
 ]
 REVISIONS = (
     "main", "HEAD~2^1", "main@{1}", "main@{2 hours ago}", "@{yesterday}", "step:499", "step:<=500", "best:loss",
-    "best:-accuracy", "main@step:499", "HEAD:model/layers.0.weight", "3fa91c", "main@{2026-01-31 12:00}", "refs/heads/main",
+    "best:-accuracy", "main@step:499", "HEAD:model/layers.0.weight", "3fa91c", "main@{2026-01-31 12:00}",
+    "refs/heads/main",
 )  # fmt: skip
 HEADERS: list[dict[str, Any]] = [
     {"w": {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]}},
@@ -386,6 +395,7 @@ HEADERS: list[dict[str, Any]] = [
         "b": {"dtype": "U8", "shape": [4, 8], "data_offsets": [32, 64]},
     },
 ]
+QUANTIZER = {"scheme": "a", "scale": 1.0, "zero_point": 0}
 ORDERS: list[Any] = [
     (
         Details(step=3, message="m", metrics={"loss": 0.5}, config={"lr": [1e-3]}, contains=("model",)),
@@ -396,7 +406,7 @@ ORDERS: list[Any] = [
                 (
                     ("w", Tensor("float32", (4, 4), Placed(0, 64))),
                     ("t", Tensor("float32", (4, 4), Placed(0, 64), tie=("w",))),
-                    ("q", Tensor("qint8", (8,), Placed(64, 8), quantizer={"scheme": "a", "scale": 1.0, "zero_point": 0})),
+                    ("q", Tensor("qint8", (8,), Placed(64, 8), quantizer=QUANTIZER)),
                 ),
             ),
             "extra": Container("dict", ((3, Value({"a": (1, b"b")})), ("l", Container("list", ())))),

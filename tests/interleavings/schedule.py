@@ -1,8 +1,8 @@
 """Actors that go on one file effect at a time, one at a time, in an order that somebody chooses.
 
 Each actor is a thread with a store of its own. What keeps processes apart are kernel locks (flock), which belong to an
-open file and not to a process, so they keep these threads apart in the same way. What they do share is LMDB's map of the
-index; two processes on one index are the storm's business.
+open file and not to a process, so they keep these threads apart in the same way. What they do share is LMDB's map of
+the index; two processes on one index are the storm's business.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from typing import Any
 
 from handle import Handle
 
+SERVE = "import sys, other_process; other_process.serve(sys.argv[1])"
+
 
 class Died(Exception):
     """The process ended before it answered."""
@@ -30,8 +32,7 @@ class Nursery:
         self.address = os.path.join(folder, "nursery")
         path = os.pathsep.join(each for each in sys.path if each)
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", "import sys, other_process; other_process.serve(sys.argv[1])"]
-            + [self.address],
+            [sys.executable, "-W", "error", "-c", SERVE, self.address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},

@@ -8,13 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 from handle import Handle
-from history import Logs
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -38,7 +38,7 @@ class Doing(NamedTuple):
 
     verb: str
     arguments: tuple[object, ...]
-    appends: dict[str, str | None] = {}
+    appends: Mapping[str, str | None] = MappingProxyType({})
     state: State | None = None
     parent: str | None = None
     expires: bool = False
@@ -76,8 +76,11 @@ class Histories(OrdinaryLife):
         return Doing("reset", (branch, snapshot), {full: snapshot})
 
     WHAT = st.sampled_from(
-        ["commit", "commit", "commit", "gc", "gc --expire now", "repack", "flatten", "prune", "branch", "delete"]
-        + ["switch", "reset"]
+        [
+            *["commit"] * 3,
+            *("gc", "gc --expire now", "repack", "flatten"),
+            *("prune", "branch", "delete", "switch", "reset"),
+        ]
     )
 
     @rule(
@@ -103,7 +106,8 @@ class Histories(OrdinaryLife):
         at=st.integers(0, MOST_EFFECTS), number=st.sampled_from([errno.EIO, errno.ENOSPC]), short=st.booleans(),
     )  # fmt: skip
     def the_disk_fails(
-        self, what: str, who: int, branch: str, snapshot: int, change: str, seed: int, at: int, number: int, *, short: bool
+        self, what: str, who: int, branch: str, snapshot: int, change: str, seed: int, at: int, number: int, *,
+        short: bool,
     ) -> None:
         """Once, at the Nth file effect: whatever raised has left each ref as it was."""
         doing = self.doing(what, branch, snapshot, change, seed)
@@ -136,7 +140,8 @@ class Histories(OrdinaryLife):
                 assert now[-1] == value
         if doing.verb == "prune":
             (snapshot, component) = doing.arguments
-            before, now_gone = history.pruned.get(str(snapshot), frozenset()), handle.prunes().get(str(snapshot), frozenset())
+            before = history.pruned.get(str(snapshot), frozenset())
+            now_gone = handle.prunes().get(str(snapshot), frozenset())
             assert now_gone in (before, before | {component or "*"})
             if now_gone:
                 history.pruned[str(snapshot)] = now_gone
@@ -146,7 +151,9 @@ class Histories(OrdinaryLife):
 
     # What becomes of the index
 
-    @rule(state=st.sampled_from(["missing", "unstamped", "truncated", "random", "old", "foreign"]), vouched=st.booleans())
+    @rule(
+        state=st.sampled_from(["missing", "unstamped", "truncated", "random", "old", "foreign"]), vouched=st.booleans()
+    )
     def the_index(self, state: str, *, vouched: bool) -> None:
         self.sound = False
         INDEX[state](Path(self.path, "index"), Path(self.folder))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from ciuic.errors import InvalidConfig, NotARepository, UnsupportedFormat
 from ciuic.store.fs import FileSystem
@@ -21,7 +22,8 @@ ID_BYTES = 16
 class Config:
     """``chunk_size`` and ``pack_limit`` in bytes; a log record expires after ``expire_days`` unless it is among the
     newest ``keep_records`` of its log; ``full_check``: what a commit codes it decodes again as a whole, before it is
-    published, and not the compressed planes alone; ``allow_network``: write although this is a network file system."""
+    published, and not the compressed planes alone; ``allow_network``: write although this is a network file system.
+    ``retention`` and ``triggers`` are tables of plain values, which mean something to the rooms of these names."""
 
     chunk_size: int = 1 << 20
     pack_limit: int = 256 << 20
@@ -29,8 +31,11 @@ class Config:
     keep_records: int = 100
     full_check: bool = False
     allow_network: bool = False
+    retention: Mapping[str, Any] = field(default_factory=dict)
+    triggers: Mapping[str, Any] = field(default_factory=dict)
 
 
+TABLES = ("retention", "triggers")
 LIMITS = {
     "chunk_size": (1 << 12, 1 << 26),
     "pack_limit": (1 << 20, 1 << 40),
@@ -42,7 +47,8 @@ LIMITS = {
 
 
 def encode_config(config: Config) -> bytes:
-    lines = [f"{field.name} = {str(getattr(config, field.name)).lower()}" for field in fields(config)]
+    """The file of a new repository, without tables."""
+    lines = [f"{name} = {str(getattr(config, name)).lower()}" for name in LIMITS]
     return ("# Sizes in bytes. Changing chunk_size affects new snapshots only.\n" + "\n".join(lines) + "\n").encode()
 
 
@@ -59,9 +65,13 @@ def read_config(fs: FileSystem, path: str) -> Config:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidConfig(f"{path}: {error}. Correct it, or delete it for the defaults.") from error
     for name, value in values.items():
+        if name in TABLES:
+            if not isinstance(value, dict):
+                raise InvalidConfig(f"{path}: {name} must be a table: write [{name}] above its settings.")
+            continue
         low, high = LIMITS.get(name, (0, -1))
         if high < 0:
-            raise InvalidConfig(f"{path}: unknown setting {name!r}. Known: {', '.join(LIMITS)}.")
+            raise InvalidConfig(f"{path}: unknown setting {name!r}. Known: {', '.join((*LIMITS, *TABLES))}.")
         if type(low) is bool and type(value) is not bool:
             raise InvalidConfig(f"{path}: {name} must be true or false, not {value!r}.")
         if type(value) is not type(low) or not low <= value <= high:

@@ -241,6 +241,7 @@ def config_toml(data: bytes) -> None:
     with contextlib.suppress(InvalidConfig):
         found = config.read_config(InMemory(data), "config.toml")
         assert all(low <= getattr(found, name) <= high for name, (low, high) in config.LIMITS.items())
+        assert all(isinstance(getattr(found, name), dict) for name in config.TABLES)
 
 
 def format_file(data: bytes) -> None:
@@ -329,7 +330,10 @@ def seeds() -> dict[str, list[bytes]]:
     found["log"].append(b"\0" + reflog.encode_record("HEAD", symbolic))
     found["ref_name"] = [b"main", "läufe/a+b".encode(), b"a/b/c.d", b"v1.0-rc@2", b"%2e%2e", b"..", b"a" * 101]
     found["revision"] = [text.encode() for text in REVISIONS]
-    found["config_toml"] = [config.encode_config(config.Config()), b'chunk_size = 0x1000\n[a]\nb = [1, {c = "d"}]\n']
+    found["config_toml"] = [
+        config.encode_config(config.Config()), b'chunk_size = 0x1000\n[a]\nb = [1, {c = "d"}]\n',
+        b"[triggers]\na = 1\n",
+    ]  # fmt: skip
     found["format_file"] = [config.encode_format(config.Format(b"i" * 16, features)) for features in FEATURES]
     found["safetensors_header"] = [json.dumps(header).encode() for header in HEADERS]
     found["order"] = [wire.encode_order(*each) for each in ORDERS]

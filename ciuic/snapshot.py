@@ -13,6 +13,7 @@ from ciuic.errors import CiuicError, SnapshotSkipped, TornSnapshot
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.refs import WHOLE
+from ciuic.supervised import Supervised
 from ciuic.writer.pending import PendingSnapshot, completed, failed
 
 __all__ = ["Snapshot", "SnapshotManager"]
@@ -47,11 +48,13 @@ class SnapshotManager:
     ) -> None:
         if auto_save_interval is not None and auto_save_interval < 1:
             raise ValueError("auto_save_interval is a number of steps, at least 1")
-        self.repo = Repo.open(snapshot_dir, create=True, **options)
+        self._supervised = Supervised()  # `ciuic run` and `ciuic verify-resume` ask for things, and are told each step
+        self.repo = Repo.open(self._supervised.repository or snapshot_dir, create=True, **options)
+        self._supervised.opened(self.repo.path)
         self.repo.await_earlier_run()
         self.auto_save_interval = auto_save_interval
         self.on_error = on_error
-        self.when_busy = when_busy
+        self.when_busy = "wait" if self._supervised.every else when_busy
         self.failures = 0
         self._retry_at: int | None = None
         self._retry_pause = 1
@@ -110,6 +113,7 @@ class SnapshotManager:
         """Bring the objects given to the snapshot's state, in place; takes the keywords of ``Repo.restore``."""
         restored = self.repo.restore(snapshot, **objects)
         self._underway = True
+        self._supervised.restored(restored.step)
         return restored
 
     def due(self, step: int) -> bool:
@@ -118,7 +122,8 @@ class SnapshotManager:
             return True
         if self._missed and not self.repo.busy:
             return True
-        return self.auto_save_interval is not None and (step + 1) % self.auto_save_interval == 0
+        intervals = (self.auto_save_interval, self._supervised.every)
+        return any(interval is not None and (step + 1) % interval == 0 for interval in intervals)
 
     def save(
         self,
@@ -135,6 +140,7 @@ class SnapshotManager:
         None if none was due. With ``wait=True`` the snapshot is durable, or has failed, on return.
         """
         self._raise_error()
+        self._supervised.at_step(step)
         self._time(step)
         if not force and not self.due(step):
             return None
@@ -206,5 +212,6 @@ class SnapshotManager:
 
     def close(self) -> None:
         """Wait for every snapshot and end the writer process. Raises like ``save``."""
+        self._supervised.closed()
         self.repo.close()
         self._raise_error()

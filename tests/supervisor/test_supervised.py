@@ -1,0 +1,71 @@
+"""The line between a training and its supervisor: one page of shared memory, and a few variables."""
+
+import subprocess
+import sys
+
+from ciuic.supervised import EVERY, HEARTBEAT, INTERRUPT, PAGE, REPOSITORY, Supervised, blank, read
+
+
+def test_a_step_is_told_through_shared_memory(tmp_path):
+    """What the training writes, the supervisor reads at once."""
+    page = tmp_path / "heartbeat"
+    page.write_bytes(blank())
+    assert read(page.read_bytes()).step is None
+    line = Supervised({HEARTBEAT: str(page)})
+    line.opened("/run/schnappschüsse")
+    line.restored(41)
+    line.at_step(42)
+    line.at_step(43)
+    told = read(page.read_bytes())
+    assert (told.beats, told.step, told.restored, told.closed) == (2, 43, 41, False)
+    assert told.repository == "/run/schnappschüsse" and told.time_ns > 0
+    line.closed()
+    assert read(page.read_bytes()).closed
+    line.at_step(44)
+    assert not read(page.read_bytes()).closed
+
+
+def test_two_managers_in_one_process_count_on(tmp_path):
+    """The second one does not set the number of boundaries back, which would look like a new life."""
+    page = tmp_path / "heartbeat"
+    page.write_bytes(blank())
+    first = Supervised({HEARTBEAT: str(page)})
+    first.opened("/a")
+    first.at_step(0)
+    second = Supervised({HEARTBEAT: str(page)})
+    second.opened("/b")
+    second.at_step(1)
+    assert (read(page.read_bytes()).beats, read(page.read_bytes()).repository) == (2, "/b")
+
+
+def test_without_a_supervisor_nothing_happens(tmp_path):
+    """No variable, a page that is gone, and one that is none: training goes on."""
+    short = tmp_path / "short"
+    short.write_bytes(b"ciuicbt1")
+    for environment in ({}, {HEARTBEAT: str(tmp_path / "gone")}, {HEARTBEAT: str(short)}):
+        line = Supervised(environment)
+        line.opened("/a")
+        line.at_step(0)
+        line.restored(None)
+        line.closed()
+    assert short.read_bytes() == b"ciuicbt1"
+    assert read(b"").beats == 0 and read(bytes(PAGE)).repository is None
+
+
+def test_what_is_asked_for():
+    """Another repository, and snapshots more often."""
+    asked = Supervised({REPOSITORY: "/elsewhere", EVERY: "3"})
+    assert (asked.repository, asked.every) == ("/elsewhere", 3)
+    nothing = Supervised({})
+    assert (nothing.repository, nothing.every) == (None, None)
+
+
+def test_an_interruption_comes_at_its_step():
+    """SIGKILL, at the boundary of the step that was named and not before."""
+    code = (
+        "from ciuic.supervised import Supervised\n"
+        f"line = Supervised({{{INTERRUPT!r}: '2'}})\n"
+        "for step in range(9):\n    print(step, flush=True)\n    line.at_step(step)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("0\n1\n2\n", -9), done.stderr

@@ -1,6 +1,13 @@
 """When to take a snapshot: small policy objects, and the engine that asks them at each boundary of a step."""
 
-from ciuic.triggers.engine import Decision, Engine, Moment, Run, Trigger
+from ciuic.triggers.budget import Budget
+from ciuic.triggers.clock import EverySeconds
+from ciuic.triggers.engine import Decision, Engine, Leaving, Moment, Run, Trigger
+from ciuic.triggers.metrics import BestMetric, NonFinite
+from ciuic.triggers.spikes import LossSpike
 from ciuic.triggers.steps import EverySteps
 
-__all__ = ["Decision", "Engine", "EverySteps", "Moment", "Run", "Trigger"]
+__all__ = [
+    "BestMetric", "Budget", "Decision", "Engine", "EverySeconds", "EverySteps", "Leaving", "LossSpike", "Moment",
+    "NonFinite", "Run", "Trigger",
+]  # fmt: skip

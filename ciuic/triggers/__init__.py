@@ -1,9 +1,10 @@
 """When to take a snapshot: small policy objects, and the engine that asks them at each boundary of a step."""
 
+from ciuic.triggers.best import BestMetric
 from ciuic.triggers.budget import Budget
 from ciuic.triggers.clock import EverySeconds
 from ciuic.triggers.engine import Decision, Engine, Leaving, Moment, Run, Trigger
-from ciuic.triggers.metrics import BestMetric, NonFinite
+from ciuic.triggers.finite import NonFinite
 from ciuic.triggers.spikes import LossSpike
 from ciuic.triggers.steps import EverySteps
 

@@ -23,17 +23,19 @@ class Budget:
             raise ValueError("least_s is a number of seconds, at least 0")
         self.share = share
         self.least_s = least_s
-        self._paid_at_s = float("-inf")  # when everything taken so far is paid for
-        self._counted: int | None = None  # the step of the newest snapshot that is in it
+        self._newest: int | None = None  # the step of the newest snapshot
+        self._before_s = self._paid_at_s = float("-inf")  # when what was taken before it is paid for, and all of it
 
     def at_step(self, moment: Moment) -> str | None:
         if moment.last_step is None or moment.last_time_s is None:
             return self._reason if moment.step_s is not None else None
-        if moment.last_step != self._counted and moment.cost_s is not None:
-            self._counted = moment.last_step
-            self._paid_at_s = max(self._paid_at_s, moment.last_time_s) + moment.cost_s / self.share
-        earliest_s = max(self._paid_at_s, moment.last_time_s + self.least_s)
-        return self._reason if self._counted == moment.last_step and moment.time_s >= earliest_s else None
+        if moment.last_step != self._newest:
+            self._newest, self._before_s = moment.last_step, self._paid_at_s
+        if moment.cost_s is None:
+            return None
+        # Its cost is known for certain only when it is published; until then it is taken to cost what the last one did.
+        self._paid_at_s = max(self._before_s, moment.last_time_s) + moment.cost_s / self.share
+        return self._reason if moment.time_s >= max(self._paid_at_s, moment.last_time_s + self.least_s) else None
 
     @property
     def _reason(self) -> str:

@@ -83,6 +83,16 @@ def test_a_budget_follows_the_cost():
     assert sum(training.costs[:-1]) <= 0.1 * (training.now - 1000)
 
 
+def test_a_cost_that_is_known_late_is_paid_all_the_same():
+    """A snapshot's cost is measured when it is published; until then it is taken for what the one before has cost."""
+    budget = Budget(0.1, least_s=0)
+    facts = {"step_s": 1.0, "last_step": 10, "last_time_s": 10.0}
+    assert budget.at_step(Moment(19, 19.0, cost_s=1.0, **facts)) is None
+    assert budget.at_step(Moment(20, 20.0, cost_s=5.0, **facts)) is None
+    assert budget.at_step(Moment(59, 59.0, cost_s=5.0, **facts)) is None
+    assert budget.at_step(Moment(60, 60.0, cost_s=5.0, **facts)) is not None
+
+
 def test_what_others_take_is_paid_from_the_same_budget():
     """Three snapshots in a row by another trigger, and the budget's next one waits for all three."""
     training = Training(Budget(0.1, least_s=0), cost_s=1.0)

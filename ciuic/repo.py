@@ -141,6 +141,7 @@ class Repo:
         extra: dict[str, Any] | None = None,
         metrics: Mapping[str, Any] | None = None,
         config: Mapping[str, Plain] | None = None,
+        data: Any = None,
         rng: bool = True,
         wait: bool = True,
         when_busy: WhenBusy = "wait",
@@ -150,9 +151,10 @@ class Repo:
 
         ``model``, ``optimizer``, ``scheduler`` and ``scaler`` are each one object with ``state_dict`` and
         ``load_state_dict``, or a list or dict of them. ``extra`` names further objects and plain values. ``metrics``
-        are numbers (0-d tensors too). The random states of torch, accelerators, numpy and Python go in unless ``rng``
-        is false; gradients only while they are being accumulated. A process that lost a race for the branch, or
-        restored an older snapshot, goes on on a new branch and logs a warning that names it.
+        are numbers (0-d tensors too). ``data`` is the position in the data, as SnapshotManager notes it. The random
+        states of torch, accelerators, numpy and Python go in unless ``rng`` is false; gradients only while they are
+        being accumulated. A process that lost a race for the branch, or restored an older snapshot, goes on on a new
+        branch and logs a warning that names it.
         Raises UnsupportedState, naming the path of what cannot be stored; StorageFull, ReadOnlyStorage, StorageError.
 
         ``wait=False`` returns in milliseconds a PendingSnapshot: what only a step of ``optimizer`` changes is copied
@@ -170,8 +172,9 @@ class Repo:
         watch()
         with _no_collection() if not wait else contextlib.nullcontext():
             captured = capture_state(
-                model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng
-            )
+                model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng,
+                data=data,
+            )  # fmt: skip
             details = _details(captured.contains, step, epoch, message, metrics, config)
             if not wait:
                 return self._commit_later(
@@ -708,13 +711,13 @@ def _details(
 ) -> Details:
     """What a snapshot taken now says besides its components; nothing of it is shared with the caller."""
     from ciuic.commit.pipeline import Details
-    from ciuic.objects.plain import decode_plain, encode_plain
+    from ciuic.objects.plain import decode_plain, encode_plain, number_of
 
     return Details(
         step=None if step is None else int(operator.index(step)),
         epoch=None if epoch is None else int(operator.index(epoch)),
         message=_text(message),
-        metrics={str(name): _number(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
+        metrics={str(name): number_of(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
         config=decode_plain(encode_plain(dict(config), "config")) if config else {},
         contains=contains,
         versions=_versions(),
@@ -755,16 +758,6 @@ def _text(message: Any) -> str:
     if not isinstance(message, str):
         raise UnsupportedState(f"message: text is needed, not {message!r}. Put other values into config or extra.")
     return message
-
-
-def _number(value: Any, path: str) -> float:
-    item = getattr(value, "item", None)  # a loss with a graph behind it warns about being made a float
-    try:
-        return float(item() if callable(item) else value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise UnsupportedState(
-            f"{path}: a metric is a number, not {value!r}. Put other values into config or extra."
-        ) from None
 
 
 def _versions() -> dict[str, str]:

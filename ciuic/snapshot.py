@@ -6,15 +6,22 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ciuic.errors import CiuicError, SnapshotSkipped, TornSnapshot
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.refs import WHOLE
 from ciuic.supervised import Supervised
+from ciuic.triggers.engine import Engine, Moment, Trigger
+from ciuic.triggers.numbers import Metrics
+from ciuic.triggers.steps import EverySteps
 from ciuic.writer.pending import PendingSnapshot, completed, failed
+
+if TYPE_CHECKING:
+    from ciuic.state.tracked import Tracked
 
 __all__ = ["Snapshot", "SnapshotManager"]
 
@@ -26,10 +33,12 @@ logger = logging.getLogger("ciuic")
 class SnapshotManager:
     """Saves a snapshot when one is due, and finds the one to resume from.
 
-    ``snapshot_dir`` becomes an ordinary repository if it is new or empty. ``auto_save_interval=100`` makes ``save``
-    act after every 100th completed step (99, 199, …); without it only on ``force=True``.
+    ``snapshot_dir`` becomes an ordinary repository if it is new or empty. A snapshot is due when one of ``triggers``
+    says so, asked at the end of every step; ``auto_save_interval=100`` is one of them: after every 100th completed
+    step (99, 199, …). Several at once make one snapshot, whose message lists their reasons.
 
-    ``save`` returns in milliseconds, and another process stores the snapshot (see ``Repo.commit(wait=False)``).
+    ``track`` says what belongs to the run and ``step`` ends a step. Or hand the objects over with every ``save``.
+    Either returns in milliseconds, and another process stores the snapshot (see ``Repo.commit(wait=False)``).
     When every slot is in use it waits for one as long as a step takes, then skips, says so, and saves at the first
     step that finds one; ``when_busy`` "wait" waits without limit, "skip" not at all.
     A failure is logged and counted in ``failures``, and training goes on; the next calls try again, after
@@ -42,13 +51,15 @@ class SnapshotManager:
         snapshot_dir: str | os.PathLike[str],
         auto_save_interval: int | None = None,
         *,
+        triggers: Sequence[Trigger] = (),
         on_error: Literal["warn", "raise"] = "warn",
         when_busy: Literal["wait", "skip"] | None = None,
         **options: Any,
     ) -> None:
-        if auto_save_interval is not None and auto_save_interval < 1:
-            raise ValueError("auto_save_interval is a number of steps, at least 1")
         self._supervised = Supervised()  # `ciuic run` and `ciuic verify-resume` ask for things, and are told each step
+        intervals = (auto_save_interval, self._supervised.every)
+        self._routine = [EverySteps(interval) for interval in intervals if interval is not None]
+        self._engine = Engine([*self._routine, *triggers])
         self.repo = Repo.open(self._supervised.repository or snapshot_dir, create=True, **options)
         self._supervised.opened(self.repo.path)
         self.repo.await_earlier_run()
@@ -64,7 +75,11 @@ class SnapshotManager:
         self._underway = False  # a snapshot has been restored or saved
         self._resume: tuple[str | None, Snapshot | None] | None = None  # HEAD, and where to resume then
         self._step_seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
-        self._last: tuple[int, float] | None = None
+        self._last: tuple[int, float] | None = None  # the newest boundary, or the end of the snapshot taken at it
+        self._last_taken: tuple[int, float] | None = None
+        self._cost_s: float | None = None
+        self._tracked: Tracked | None = None
+        self._next_step = 0
 
     def __enter__(self) -> SnapshotManager:
         return self
@@ -109,21 +124,62 @@ class SnapshotManager:
         self.repo.wait()
         return list(self.repo.log())
 
+    def track(self, **objects: Any) -> None:
+        """Say what belongs to the run: every snapshot of ``step`` holds it, and ``resume`` brings it back.
+
+        ``model``, ``optimizer``, ``scheduler``, ``scaler``: each one object, or a list or dict of them. Any other name
+        takes an object with ``state_dict`` and ``load_state_dict``, a tensor, an array, a generator (torch's, numpy's,
+        Python's), or a list or dict of plain values and these; ``config`` plain values that are recorded, not restored.
+        A name given again replaces what it named. UnsupportedState for what could not be brought back.
+        """
+        if self._tracked is None:
+            from ciuic.state.tracked import Tracked
+
+            self._tracked = Tracked()
+        self._tracked.add(objects)
+
+    def resume(self) -> int:
+        """Bring what is tracked, and the random generators, to the newest intact snapshot; the number of the next step.
+
+        0 without a snapshot. Does so once: a run that has restored or saved one goes on from there. The log says what
+        is tracked and not in the snapshot, or the reverse.
+        """
+        if not self._underway:
+            latest = self.get_latest_snapshot()
+            if latest is not None:
+                restored = self.restore(latest)
+                logger.info("Resuming after step %s, from %s.", restored.step, restored.id[:12])
+        return self._next_step
+
     def restore(self, snapshot: Snapshot | str, **objects: Any) -> Snapshot:
-        """Bring the objects given to the snapshot's state, in place; takes the keywords of ``Repo.restore``."""
+        """Bring the objects given, without any what is tracked, to the snapshot's state, in place.
+
+        Takes the keywords of ``Repo.restore``. Steps are counted on from the snapshot's.
+        """
+        if self._tracked is not None and not objects:
+            objects = self._tracked.for_restore(self.repo.resolve(snapshot))
         restored = self.repo.restore(snapshot, **objects)
         self._underway = True
+        self._next_step = 0 if restored.step is None else restored.step + 1
         self._supervised.restored(restored.step)
         return restored
 
     def due(self, step: int) -> bool:
-        """Whether ``save`` would act at this step."""
-        if self._retry_at is not None and step >= self._retry_at:
-            return True
-        if self._missed and not self.repo.busy:
-            return True
-        intervals = (self.auto_save_interval, self._supervised.every)
-        return any(interval is not None and (step + 1) % interval == 0 for interval in intervals)
+        """Whether ``save`` would act at this step, as far as the step's number alone tells."""
+        moment = Moment(step, time.monotonic())
+        return self._again(step) or any(trigger.at_step(moment) is not None for trigger in self._routine)
+
+    def _again(self, step: int) -> bool:
+        """Whether a snapshot that did not come about is to be taken now."""
+        return (self._retry_at is not None and step >= self._retry_at) or (self._missed and not self.repo.busy)
+
+    def step(self, /, **metrics: Any) -> PendingSnapshot | None:
+        """End a step: ask the triggers, and save a snapshot of what is tracked if one is due; None otherwise.
+
+        Call it when the step is complete, after ``optimizer.step()``. ``metrics`` are numbers or 0-d tensors, which are
+        read only when a trigger asks for them or a snapshot is due. Steps are counted from the one resumed from.
+        """
+        return self.save(self._next_step, metrics=metrics)
 
     def save(
         self,
@@ -137,29 +193,54 @@ class SnapshotManager:
     ) -> PendingSnapshot | None:
         """Save a snapshot if one is due after this completed step; takes the keywords of ``Repo.commit``.
 
-        None if none was due. With ``wait=True`` the snapshot is durable, or has failed, on return.
+        None if none was due. What is tracked need not be given. With ``wait=True`` the snapshot is durable, or has
+        failed, on return.
         """
         self._raise_error()
         self._supervised.at_step(step)
         self._time(step)
-        if not force and not self.due(step):
+        self._next_step = step + 1
+        moment = self._moment(step, details)
+        decision = self._engine.at_step(moment)
+        if not (force or decision.due or self._again(step)):
             return None
         self._missed, self._retry_at, self._underway = False, None, True
-        pending = self._take(step, model, optimizer, wait, details)
-        self._last = step, time.monotonic()
+        given = {"model": model, "optimizer": optimizer, **details}
+        pending = self._take(step, wait, self._whole(given, decision.reasons))
+        self._last = self._last_taken = step, time.monotonic()
         pending.add_done_callback(self._ended)
         if pending.done():
             self._raise_error()
         return pending
 
-    def _take(self, step: int, model: Any, optimizer: Any, wait: bool, details: dict[str, Any]) -> PendingSnapshot:
+    def _moment(self, step: int, details: Mapping[str, Any]) -> Moment:
+        return Moment(
+            step=step,
+            time_s=time.monotonic(),
+            epoch=details.get("epoch"),
+            metrics=Metrics(details.get("metrics") or {}),
+            step_s=median(self._step_seconds) if self._step_seconds else None,
+            cost_s=self._cost_s,
+            last_step=self._last_taken[0] if self._last_taken else None,
+            last_time_s=self._last_taken[1] if self._last_taken else None,
+        )
+
+    def _whole(self, given: dict[str, Any], reasons: tuple[str, ...]) -> dict[str, Any]:
+        """The keywords of a commit: what is given, beside it what is tracked, and why."""
+        tracked = self._tracked.for_commit() if self._tracked is not None else {}
+        whole = {**tracked, **{name: value for name, value in given.items() if value is not None}}
+        routine = {f"every {trigger.interval} steps" for trigger in self._routine}  # it needs no words
+        whole.setdefault("message", "; ".join(reason for reason in reasons if reason not in routine))
+        return whole
+
+    def _take(self, step: int, wait: bool, details: dict[str, Any]) -> PendingSnapshot:
         if wait:
-            return completed(step, lambda: self.repo.commit(model, optimizer, step=step, **details))
+            return completed(step, lambda: self.repo.commit(step=step, **details))
         busy: dict[str, Any] = {"when_busy": self.when_busy or "wait"}
         if self.when_busy is None:
             busy["busy_timeout"] = median(self._step_seconds) if self._step_seconds else 0.0
         try:
-            return self.repo.commit(model, optimizer, step=step, wait=False, **{**busy, **details})
+            return self.repo.commit(step=step, wait=False, **{**busy, **details})
         except CiuicError as error:
             return failed(step, error)
 
@@ -174,6 +255,8 @@ class SnapshotManager:
         """In the thread that ended it."""
         error = pending.exception()
         if error is None:
+            cost = pending.result().cost
+            self._cost_s = cost.get("call", 0.0) + cost.get("fence", 0.0)
             if self._failed_step is None or (pending.step or 0) >= self._failed_step:
                 self._retry_at, self._retry_pause = None, 1
         elif isinstance(error, (SnapshotSkipped, TornSnapshot)):  # said and counted by whoever found it

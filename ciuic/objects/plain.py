@@ -93,3 +93,14 @@ def encode_plain(value: Any, path: str) -> bytes:
 def decode_plain(data: bytes) -> Any:
     """The plain value of canonical bytes; EncodingError for anything else."""
     return from_encodable(decode(data))
+
+
+def number_of(value: Any, path: str) -> float:
+    """A metric as a number, a 0-d tensor's too; UnsupportedState names the path of anything else."""
+    item = getattr(value, "item", None)  # a loss with a graph behind it warns about being made a float
+    try:
+        return float(item() if callable(item) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise UnsupportedState(
+            f"{path}: a metric is a number, not {value!r}. Put other values into config or extra."
+        ) from None

@@ -16,7 +16,7 @@ from ciuic.objects.state_tree import Plain
 MOST_COSTS = 32
 MOST_PARTS = MOST_KINDS = 32
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-COMPONENTS = ("model", "optimizer", "scheduler", "scaler", "extra", "gradients", "rng")
+COMPONENTS = ("model", "optimizer", "scheduler", "scaler", "extra", "gradients", "rng", "data")
 COSTS = ("call", "fence", "copy", "encode", "check", "write")
 PARTS = ("weights", "first moment", "second moment", "other")
 KINDS = ("identical", "derived", "predicted", "delta", "planes", "zstd", "raw")

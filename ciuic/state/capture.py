@@ -21,8 +21,13 @@ class Captured:
     contains: tuple[str, ...]
 
 
-def capture_state(*, model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any, rng: bool) -> Captured:
-    """Read the state of everything given; tensors are not copied. UnsupportedState names what cannot be stored."""
+def capture_state(
+    *, model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any, rng: bool, data: Any = None
+) -> Captured:
+    """Read the state of everything given; tensors are not copied. UnsupportedState names what cannot be stored.
+
+    ``data``: the position in the data, plain values and tensors.
+    """
     names = parameter_names(model)
     components: dict[str, StateNode] = {}
     contains: list[str] = []
@@ -46,6 +51,9 @@ def capture_state(*, model: Any, optimizer: Any, scheduler: Any, scaler: Any, ex
         tree = rng_tree()
         components["rng"] = tree
         contains += rng_contains(tree)
+    if data is not None:
+        components["data"] = to_tree(data, ("data",), Capture())
+        contains.append("data")
     return Captured(components, tuple(contains))
 
 

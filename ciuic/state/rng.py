@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy
@@ -28,33 +30,41 @@ def _accelerator_states() -> dict[str, list[torch.Tensor]]:
     return states
 
 
-def rng_tree() -> Container:
-    """The state of every generator, copied."""
-    states: dict[str, Any] = {
+def process_states() -> dict[str, Any]:
+    """The state of every generator of this process, copied."""
+    return {
         "torch": torch.get_rng_state(),
         **_accelerator_states(),
         "numpy": numpy.random.get_state(legacy=False),
         "python": random.getstate(),
     }
+
+
+def set_process_states(states: Mapping[str, Any]) -> None:
+    """Put every generator back that this machine has; an accelerator that it lacks is reported."""
+    for name, state in states.items():
+        if name == "torch":
+            torch.set_rng_state(state)
+        elif name == "numpy":
+            numpy.random.set_state(state)
+        elif name == "python":
+            version, internal, gauss = state
+            random.setstate((version, tuple(internal), gauss))
+        else:
+            _set_accelerator(name, state)
+
+
+def rng_tree() -> Container:
+    """The state of every generator of this process, as a component."""
     items: list[tuple[Key, StateNode]] = [
-        (name, to_tree(state, ("rng", name), Capture())) for name, state in states.items()
+        (name, to_tree(state, ("rng", name), Capture())) for name, state in process_states().items()
     ]
     return Container("dict", tuple(items))
 
 
 def set_rng(node: Container) -> None:
     """Put every generator back that this machine has; an accelerator that it lacks is reported."""
-    for key, child in node.items:
-        state = to_live(child)
-        if key == "torch":
-            torch.set_rng_state(state)
-        elif key == "numpy":
-            numpy.random.set_state(state)
-        elif key == "python":
-            version, internal, gauss = state
-            random.setstate((version, tuple(internal), gauss))
-        else:
-            _set_accelerator(str(key), state)
+    set_process_states({str(key): to_live(child) for key, child in node.items})
 
 
 def _set_accelerator(name: str, states: list[torch.Tensor]) -> None:
@@ -72,3 +82,31 @@ def _set_accelerator(name: str, states: list[torch.Tensor]) -> None:
 
 def rng_contains(node: Container) -> tuple[str, ...]:
     return tuple(f"rng.{key}" for key, _ in node.items)
+
+
+GENERATORS = (torch.Generator, numpy.random.Generator, numpy.random.RandomState, random.Random)
+"""The types of a generator that somebody holds for themselves."""
+
+
+def generator_state(generator: Any) -> Any:
+    """The state of one of GENERATORS, copied."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, numpy.random.Generator):
+        return copy.deepcopy(generator.bit_generator.state)
+    if isinstance(generator, numpy.random.RandomState):
+        return generator.get_state(legacy=False)
+    return generator.getstate()
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """The way back from ``generator_state``."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state.cpu())
+    elif isinstance(generator, numpy.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, numpy.random.RandomState):
+        generator.set_state(state)
+    else:
+        version, internal, gauss = state
+        generator.setstate((version, tuple(internal), gauss))

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ciuic.commit.pipeline import Details
     from ciuic.doctor import Finding
     from ciuic.history.diff import Diff
-    from ciuic.history.notes import Note
     from ciuic.history.statistics import Stats
     from ciuic.state.lazy import Device, LazyState
     from ciuic.state.plan import KeyFilter
@@ -271,12 +270,15 @@ class Repo:
         engine = self._own_engine()
         return engine is None or engine.wait(timeout)
 
-    def close(self) -> None:
-        """Wait for every snapshot, end the writer process, free the slots. The object can be used again."""
+    def close(self, timeout: float | None = None) -> None:
+        """Wait for every snapshot, end the writer process, free the slots. The object can be used again.
+
+        After ``timeout`` seconds (ten minutes without one) a writer that is still at work is left to finish by itself.
+        """
         engine, self._engine = self._engine, None
         if engine is not None:
             self._closing.detach()
-            engine.close()
+            engine.close() if timeout is None else engine.close(timeout)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -538,28 +540,10 @@ class Repo:
 
         return statistics(self._store)
 
-    # Notes
-
-    def note(self, revision: str | Snapshot, text: str) -> Note:
-        """Write a note on a snapshot, at most 4096 bytes of UTF-8: durable on return. Its id stays. InvalidNote."""
-        from ciuic.history import notes
-
-        with self._store.shared():
-            return notes.add(self._store, self._resolve(revision).snapshot.id, text)
-
-    def notes(self) -> dict[str, tuple[Note, ...]]:
-        """Hex id → the notes on each snapshot that has any, oldest first."""
-        from ciuic.history import notes
-
-        with self._store.shared():
-            return notes.listing(self._store)
-
-    def delete_note(self, revision: str | Snapshot, key: str) -> None:
-        """Take back the note of this key, durable on return; InvalidNote when the snapshot has none of it."""
-        from ciuic.history import notes
-
-        with self._store.shared():
-            notes.drop(self._store, self._resolve(revision).snapshot.id, key)
+    def settings(self, table: Literal["retention", "triggers"]) -> Mapping[str, Any]:
+        """A table of ``config.toml`` as plain values, without a look at what they mean."""
+        settings: Mapping[str, Any] = getattr(self._store.config, table)
+        return settings
 
     # Refs
 

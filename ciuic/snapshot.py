@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
+import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +17,10 @@ from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.refs import WHOLE
 from ciuic.supervised import Supervised
-from ciuic.triggers.engine import Engine, Moment, Trigger
+from ciuic.triggers.engine import Engine, Moment, Run, Trigger
 from ciuic.triggers.numbers import Metrics
 from ciuic.triggers.steps import EverySteps
+from ciuic.triggers.watch import Watch
 from ciuic.writer.pending import PendingSnapshot, completed, failed
 
 if TYPE_CHECKING:
@@ -59,8 +62,11 @@ class SnapshotManager:
         self._supervised = Supervised()  # `ciuic run` and `ciuic verify-resume` ask for things, and are told each step
         intervals = (auto_save_interval, self._supervised.every)
         self._routine = [EverySteps(interval) for interval in intervals if interval is not None]
-        self._engine = Engine([*self._routine, *triggers])
         self.repo = Repo.open(self._supervised.repository or snapshot_dir, create=True, **options)
+        past_metrics = weakref.WeakMethod(self._past_metrics)  # a run that is forgotten is closed
+        run = Run(self.repo.path, lambda: method() if (method := past_metrics()) else ())
+        abandon = partial(self.repo.close, timeout=0)
+        self._watch = Watch(Engine([*self._routine, *triggers]), run, self.repo.commit_components, abandon)
         self._supervised.opened(self.repo.path)
         self.repo.await_earlier_run()
         self.auto_save_interval = auto_save_interval
@@ -77,15 +83,29 @@ class SnapshotManager:
         self._step_seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._last: tuple[int, float] | None = None  # the newest boundary, or the end of the snapshot taken at it
         self._last_taken: tuple[int, float] | None = None
+        self._origin: str | None = None  # the snapshot that the run goes on from
         self._cost_s: float | None = None
         self._tracked: Tracked | None = None
         self._next_step = 0
 
     def __enter__(self) -> SnapshotManager:
+        self._watch.begin()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """With an exception, the step before it is saved if a trigger wants it; nothing is raised in its place."""
+        if error is None:
+            self.close()
+            return
+        self._watch.end_with(error)
+        try:
+            self.close()
+        except CiuicError as failure:
+            logger.error("The end of a run that ended with %s: %s", type(error).__name__, failure)
+
+    def _past_metrics(self) -> Iterator[Mapping[str, float]]:
+        """Of the snapshots that the run comes from, newest first."""
+        return (snapshot.metrics for snapshot in self.repo.log(self._origin))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -132,6 +152,7 @@ class SnapshotManager:
         Python's), or a list or dict of plain values and these; ``config`` plain values that are recorded, not restored.
         A name given again replaces what it named. UnsupportedState for what could not be brought back.
         """
+        self._watch.begin()
         if self._tracked is None:
             from ciuic.state.tracked import Tracked
 
@@ -160,6 +181,7 @@ class SnapshotManager:
             objects = self._tracked.for_restore(self.repo.resolve(snapshot))
         restored = self.repo.restore(snapshot, **objects)
         self._underway = True
+        self._origin = restored.id
         self._next_step = 0 if restored.step is None else restored.step + 1
         self._supervised.restored(restored.step)
         return restored
@@ -201,14 +223,20 @@ class SnapshotManager:
         self._time(step)
         self._next_step = step + 1
         moment = self._moment(step, details)
-        decision = self._engine.at_step(moment)
+        decision = self._watch.at_step(moment)
+        given = {"model": model, "optimizer": optimizer, **details}
         if not (force or decision.due or self._again(step)):
+            self._watch.passed(step, lambda: self._whole(given, ()))
             return None
         self._missed, self._retry_at, self._underway = False, None, True
-        given = {"model": model, "optimizer": optimizer, **details}
-        pending = self._take(step, wait, self._whole(given, decision.reasons))
+        pending = self._take(step, wait, self._whole(given, decision.reasons), decision.grace_s)
         self._last = self._last_taken = step, time.monotonic()
         pending.add_done_callback(self._ended)
+        self._watch.taken(moment, pending)
+        if pending.done() and pending.exception() is not None:
+            self._watch.passed(step, lambda: self._whole(given, ()))
+        if decision.leave is not None:
+            self._watch.leave(decision.leave, pending, durable=self.repo.wait(decision.grace_s))
         if pending.done():
             self._raise_error()
         return pending
@@ -233,11 +261,14 @@ class SnapshotManager:
         whole.setdefault("message", "; ".join(reason for reason in reasons if reason not in routine))
         return whole
 
-    def _take(self, step: int, wait: bool, details: dict[str, Any]) -> PendingSnapshot:
+    def _take(self, step: int, wait: bool, details: dict[str, Any], grace_s: float | None) -> PendingSnapshot:
+        """``grace_s``: how long the last snapshot of a run may wait for a slot."""
         if wait:
             return completed(step, lambda: self.repo.commit(step=step, **details))
         busy: dict[str, Any] = {"when_busy": self.when_busy or "wait"}
-        if self.when_busy is None:
+        if grace_s is not None:
+            busy = {"when_busy": "wait", "busy_timeout": grace_s}
+        elif self.when_busy is None:
             busy["busy_timeout"] = median(self._step_seconds) if self._step_seconds else 0.0
         try:
             return self.repo.commit(step=step, wait=False, **{**busy, **details})
@@ -294,7 +325,11 @@ class SnapshotManager:
         return done
 
     def close(self) -> None:
-        """Wait for every snapshot and end the writer process. Raises like ``save``."""
+        """Wait for every snapshot, end the writer process, and put signal handlers and hooks back. Raises like
+        ``save``. After a second Ctrl-C nothing is waited for: the writer finishes by itself."""
         self._supervised.closed()
-        self.repo.close()
+        try:
+            self.repo.close(timeout=0 if self._watch.engine.in_haste else None)
+        finally:
+            self._watch.close()
         self._raise_error()

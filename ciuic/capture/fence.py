@@ -30,13 +30,18 @@ _hooked = False
 
 
 def register(copy: Fenced) -> None:
-    """From now on optimizers wait for ``copy``; before the first torch hook of this process it is installed."""
-    global _hooked
+    """From now on optimizers wait for ``copy``."""
     with _guard:
-        if not _hooked:
-            register_optimizer_step_pre_hook(_before_step)
-            _hooked = True
+        _hook()
         _under_way.append(copy)
+
+
+def _hook() -> None:
+    """Once a process, when it is first needed."""
+    global _hooked
+    if not _hooked:
+        register_optimizer_step_pre_hook(_before_step)
+        _hooked = True
 
 
 def release(copy: Fenced) -> None:
@@ -48,7 +53,9 @@ def release(copy: Fenced) -> None:
 
 def watch(call: Callable[[torch.optim.Optimizer], None]) -> Callable[[], None]:
     """``call(optimizer)`` before each step, when nothing is being copied any more; returns what ends it."""
-    _watchers.append(call)
+    with _guard:
+        _hook()
+        _watchers.append(call)
     return lambda: _watchers.remove(call) if call in _watchers else None
 
 

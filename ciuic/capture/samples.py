@@ -42,6 +42,7 @@ class Samples:
         self._width = numpy.where(aligned, WORD, 1)
         spread = numpy.arange(each, dtype=numpy.int64)[None, :] * (lengths // self._width - 1)[:, None]
         self._places = spread // (each - 1)
+        self._starts = starts
         self._row = numpy.zeros(count, dtype=numpy.int64)
         self._values: dict[bool, Array] = {}
         for words in (True, False):
@@ -56,6 +57,15 @@ class Samples:
         places = self._places[index]
         copy = view(address, int(places[-1]) + 1, "<u8" if width == WORD else "|u1")
         return bool((copy[places] == self._values[width == WORD][self._row[index]]).all())
+
+    def changed(self) -> list[int]:
+        """The pieces that have other values now where they lay: of all of them in one go."""
+        found: list[int] = []
+        for words, before in self._values.items():
+            rows = numpy.flatnonzero((self._width == WORD) == words)
+            now = _gather(self._starts[rows], self._places[rows], words)
+            found += rows[(now != before).any(axis=1)].tolist()
+        return sorted(found)
 
 
 def _gather(starts: Array, places: Array, words: bool) -> Array:

@@ -39,7 +39,7 @@ class BestMetric:
             return None
         return f"best {self.metric}: {value:.6g}"
 
-    def taken(self, moment: Moment, _pending: object = None) -> None:
+    def taken(self, moment: Moment, _pending: object) -> None:
         """What was not saved is not the best so far."""
         value = moment.metrics.get(self.metric)
         if value is not None and math.isfinite(value):

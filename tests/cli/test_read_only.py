@@ -20,7 +20,6 @@ READING = {
     "cat": ("cat", "HEAD:model/layers.0.weight"),
     "branch": ("branch",),
     "tag": ("tag",),
-    "note": ("note",),
     "reflog": ("reflog",),
     "stats": ("stats",),
     "fsck": ("fsck", "--read-data"),
@@ -30,7 +29,6 @@ READING = {
 WRITING = {
     "branch": ("branch", "new"),
     "tag": ("tag", "new"),
-    "note": ("note", "HEAD", "text"),
     "checkout": ("checkout", "lr-sweep"),
     "reset": ("reset", "HEAD~1"),
     "prune": ("prune", "HEAD~1"),

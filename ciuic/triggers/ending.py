@@ -1,0 +1,106 @@
+"""The boundary before an exception: set aside in each step, saved when the run ends with one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ciuic.errors import CiuicError
+from ciuic.objects.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from ciuic.capture.boundary import Boundaries
+
+OBJECTS = ("model", "optimizer", "scheduler", "scaler", "extra", "data")
+DETAILS = ("epoch", "metrics", "config")
+
+logger = logging.getLogger("ciuic")
+
+
+@dataclass(frozen=True)
+class _Aside:
+    """What a snapshot of the newest boundary would say."""
+
+    step: int
+    contains: tuple[str, ...]
+    details: Mapping[str, Any]
+
+
+class LastBoundary:
+    """The newest boundary of a run. ``commit``: ``Repo.commit_components``."""
+
+    def __init__(self, commit: Callable[..., Snapshot]) -> None:
+        self._commit = commit
+        self._boundaries: Boundaries | None = None
+        self._aside: _Aside | None = None
+        self._failed = False
+
+    def set_aside(self, step: int, given: Mapping[str, Any]) -> None:
+        """What belongs to ``given`` (the keywords of ``Repo.commit``) and may change before the next optimizer step is
+        copied; the rest is looked after. What goes wrong is logged once, and harms nothing."""
+        if self._failed:
+            return
+        self._aside = None
+        try:
+            from ciuic.capture.boundary import Boundaries
+            from ciuic.state.capture import capture_state
+            from ciuic.state.ownership import ordered_leaves
+
+            objects: dict[str, Any] = {name: given.get(name) for name in OBJECTS}
+            captured = capture_state(**objects, rng=given.get("rng", True))
+            if self._boundaries is None:
+                self._boundaries = Boundaries()
+            ordered = ordered_leaves(captured.components, objects["model"], objects["optimizer"])
+            self._boundaries.set_aside(captured.components, ordered)
+            self._aside = _Aside(step, captured.contains, _kept(given))
+        except Exception as error:  # memory for example, of which there may be little
+            self._failed = True
+            logger.warning("Step %d could not be set aside for an exception's snapshot; none is: %r.", step, error)
+
+    def saved(self) -> None:
+        """A snapshot was taken at this boundary: there is no need to set it aside."""
+        self._aside = None
+        if self._boundaries is not None:
+            self._boundaries.newest = None
+
+    def save(self, message: str) -> Snapshot | None:
+        """Save the newest boundary, durable on return, or say why not; never raises an ``Exception``."""
+        aside, self._aside = self._aside, None
+        boundary = None if self._boundaries is None else self._boundaries.newest
+        if aside is None or boundary is None:
+            return None
+        why_not = boundary.why_not()
+        if why_not is not None:
+            logger.warning(
+                "The end of step %d cannot be saved: %s. The newest snapshot before it stands.", aside.step, why_not
+            )
+            return None
+        logger.warning("Saving the end of step %d, %s.", aside.step, message)
+        try:
+            snapshot = self._commit(
+                boundary.components(), aside.contains, step=aside.step, message=message, **aside.details
+            )
+        except (CiuicError, OSError, MemoryError, RuntimeError) as error:
+            logger.error("Step %d was not saved: %s The newest snapshot before it stands.", aside.step, error)
+            return None
+        logger.warning("Saved step %d as %s.", aside.step, snapshot.id[:12])
+        return snapshot
+
+    def close(self) -> None:
+        """Nothing is set aside any more."""
+        self._aside = None
+        boundaries, self._boundaries = self._boundaries, None
+        if boundaries is not None:
+            boundaries.close()
+
+
+def _kept(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a snapshot says besides its state. A metric's tensor without the graph that it comes from."""
+    details = {name: given[name] for name in DETAILS if given.get(name) is not None}
+    if "metrics" in details:
+        details["metrics"] = {
+            name: value.detach() if hasattr(value, "detach") else value for name, value in details["metrics"].items()
+        }
+    return details

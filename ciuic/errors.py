@@ -21,6 +21,7 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── ClockDisagrees
     ├── InvalidImport
     │   └── UnsafePath
+    ├── InvalidNote
     ├── DemoFailed
     └── BackgroundError
         ├── TornSnapshot          ├── SnapshotSkipped       ├── SnapshotTimeout       └── WriterFailed
@@ -228,6 +229,13 @@ class UnsafePath(InvalidImport):
 
     kind = "unsafe-path"
     exit_code = 81
+
+
+class InvalidNote(CiuicError):
+    """A text that cannot be a note. Nothing was written."""
+
+    kind = "invalid-note"
+    exit_code = 73
 
 
 class DemoFailed(CiuicError):

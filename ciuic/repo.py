@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ciuic.commit.pipeline import Details
     from ciuic.doctor import Finding
     from ciuic.history.diff import Diff
+    from ciuic.history.notes import Note
     from ciuic.history.statistics import Stats
     from ciuic.state.lazy import Device, LazyState
     from ciuic.state.plan import KeyFilter
@@ -544,6 +545,29 @@ class Repo:
         """A table of ``config.toml`` as plain values, without a look at what they mean."""
         settings: Mapping[str, Any] = getattr(self._store.config, table)
         return settings
+
+    # Notes
+
+    def note(self, revision: str | Snapshot, text: str) -> Note:
+        """Write a note on a snapshot, at most 4096 bytes of UTF-8: durable on return. Its id stays. InvalidNote."""
+        from ciuic.history import notes
+
+        with self._store.shared():
+            return notes.add(self._store, self._resolve(revision).snapshot.id, text)
+
+    def notes(self) -> dict[str, tuple[Note, ...]]:
+        """Hex id → the notes on each snapshot that has any, oldest first."""
+        from ciuic.history import notes
+
+        with self._store.shared():
+            return notes.listing(self._store)
+
+    def delete_note(self, revision: str | Snapshot, key: str) -> None:
+        """Take back the note of this key, durable on return; InvalidNote when the snapshot has none of it."""
+        from ciuic.history import notes
+
+        with self._store.shared():
+            notes.drop(self._store, self._resolve(revision).snapshot.id, key)
 
     # Refs
 

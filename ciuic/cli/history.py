@@ -15,11 +15,13 @@ from ciuic.cli.session import Command, Session, pass_session
 from ciuic.cli.words import (
     SHORT,
     Labels,
+    Notes,
     Prunes,
     cost_text,
     first_line,
     labels_by_snapshot,
     metrics_text,
+    notes_text,
     painted_labels,
     pruned_text,
     short,
@@ -31,6 +33,7 @@ from ciuic.cli.words import (
 from ciuic.errors import CiuicError
 
 if TYPE_CHECKING:
+    from ciuic.history.notes import Note
     from ciuic.objects.snapshot import Snapshot
     from ciuic.repo import Repo
 
@@ -44,7 +47,7 @@ def log_command(session: Session, revision: str | None, limit: int | None, every
     """List the snapshots behind REV (default HEAD) as a graph, newest first.
 
     A line shows id, step, age, metrics, the bytes that the snapshot added to the store, the refs that point
-    to it, and its message.
+    to it, its message, and its notes.
     """
     if everything and revision is not None:
         raise click.UsageError("--all lists every branch: it takes no REV.")
@@ -53,17 +56,17 @@ def log_command(session: Session, revision: str | None, limit: int | None, every
         snapshots = graph.children_first(repo.log_all())[:limit]
     else:
         snapshots = graph.children_first(repo.log(revision, limit=limit))
-    labels, prunes = labels_by_snapshot(repo), repo.prunes()
+    labels, prunes, notes = labels_by_snapshot(repo), repo.prunes(), session.notes(repo)
     if session.as_json:
         for snapshot in snapshots:
-            session.emit(snapshot_record(snapshot, labels, prunes))
+            session.emit(snapshot_record(snapshot, labels, prunes, notes))
     elif snapshots:
-        session.write(_graph_lines(session, snapshots, labels, prunes))
+        session.write(_graph_lines(session, snapshots, labels, prunes, notes))
     elif limit != 0:
         session.remark("No snapshots yet.")
 
 
-def _graph_lines(session: Session, snapshots: list[Snapshot], labels: Labels, prunes: Prunes) -> str:
+def _graph_lines(session: Session, snapshots: list[Snapshot], labels: Labels, prunes: Prunes, notes: Notes) -> str:
     paint = session.paint
     rows = list(graph.draw(snapshots))
     columns = (
@@ -78,7 +81,8 @@ def _graph_lines(session: Session, snapshots: list[Snapshot], labels: Labels, pr
     lines = []
     for (_, snapshot), line in zip(rows, aligned(paint, columns, cells), strict=True):
         if snapshot is not None:
-            tail = (painted_labels(paint, labels.get(snapshot.id, [])), first_line(snapshot.message))
+            said = paint(notes_text(notes.get(snapshot.id, ())), "magenta")
+            tail = (painted_labels(paint, labels.get(snapshot.id, [])), first_line(snapshot.message), said)
             line = "  ".join([line, *filter(None, tail)])
         lines.append(line.rstrip())
     return "\n".join(lines) + "\n"
@@ -112,9 +116,9 @@ def show_command(session: Session, revision: str) -> None:
     """
     repo = session.repo()
     snapshot = repo.resolve(revision)
-    labels, prunes = labels_by_snapshot(repo), repo.prunes()
+    labels, prunes, notes = labels_by_snapshot(repo), repo.prunes(), session.notes(repo)
     if session.as_json:
-        record = snapshot_record(snapshot, labels, prunes)
+        record = snapshot_record(snapshot, labels, prunes, notes)
         session.emit({**record, "storage": storage_record(snapshot.storage), "versions": snapshot.versions})
         return
     paint = session.paint
@@ -133,6 +137,16 @@ def show_command(session: Session, revision: str) -> None:
     if snapshot.message:
         session.line()
         for line in snapshot.message.splitlines():
+            session.line(f"    {printable(line)}")
+    _print_notes(session, notes.get(snapshot.id, ()))
+
+
+def _print_notes(session: Session, notes: tuple[Note, ...]) -> None:
+    for note in notes:
+        session.line()
+        about = f"{humane.age(note.time, session.now)}, {printable(note.actor)}"
+        session.line(f"{session.paint('note', 'bold')}  {session.paint(about, 'dim')}")
+        for line in note.text.strip("\n").split("\n"):
             session.line(f"    {printable(line)}")
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "diff": ("comparison", "Compare two snapshots in numbers"),
     "checkout": ("refs", "Choose where the next run resumes"),
     "branch": ("refs", "List, make or delete branches"),
+    "note": ("notes", "Write down what is worth remembering of a snapshot"),
     "tag": ("refs", "List, make or delete tags"),
     "reset": ("refs", "Move a branch to another snapshot"),
     "reflog": ("history", "List where a ref has pointed"),

@@ -18,6 +18,7 @@ from ciuic.cli.paint import Paint, wants_color
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ciuic.history.notes import Note
     from ciuic.repo import Repo
 
 Progress = Any
@@ -75,6 +76,16 @@ class Session:
         """Print what is good to know and not the result: not with -q, and never between JSON lines."""
         if not (self.quiet or self.as_json):
             self.line(text)
+
+    def notes(self, repo: Repo) -> dict[str, tuple[Note, ...]]:
+        """The notes by snapshot. A damaged log of notes is said on stderr, and hides nothing else."""
+        from ciuic.errors import DamageError
+
+        try:
+            return repo.notes()
+        except DamageError as error:
+            sys.stderr.write(f"warning: no notes are shown: {error}\n")
+            return {}
 
     def emit(self, record: Mapping[str, Any]) -> None:
         """Print one JSON object."""

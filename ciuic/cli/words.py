@@ -10,12 +10,14 @@ from ciuic.cli import humane
 from ciuic.cli.paint import Paint, printable
 
 if TYPE_CHECKING:
+    from ciuic.history.notes import Note
     from ciuic.objects.snapshot import Snapshot, Storage
     from ciuic.repo import Repo
 
 SHORT = 8
 Labels = Mapping[str, "list[str]"]
 Prunes = Mapping[str, "frozenset[str]"]
+Notes = Mapping[str, "tuple[Note, ...]"]
 
 
 def short(name: str) -> str:
@@ -125,7 +127,19 @@ def pruned_text(pruned: frozenset[str]) -> str:
     return f"{', '.join(sorted(pruned))} pruned" if pruned else ""
 
 
-def snapshot_record(snapshot: Snapshot, labels: Labels, prunes: Prunes) -> dict[str, Any]:
+def notes_text(notes: tuple[Note, ...]) -> str:
+    """ "note: lr too high", "2 notes: the newest one", or nothing."""
+    if not notes:
+        return ""
+    return f"{'note' if len(notes) == 1 else f'{len(notes)} notes'}: {first_line(notes[-1].text)}"
+
+
+def note_record(number: int, note: Note) -> dict[str, Any]:
+    """A note as a JSON object."""
+    return {"number": number, "key": note.key, "text": note.text, "time": note.time, "actor": note.actor}
+
+
+def snapshot_record(snapshot: Snapshot, labels: Labels, prunes: Prunes, notes: Notes) -> dict[str, Any]:
     """A snapshot as a JSON object."""
     return {
         "id": snapshot.id,
@@ -143,4 +157,5 @@ def snapshot_record(snapshot: Snapshot, labels: Labels, prunes: Prunes) -> dict[
         "cost": snapshot.cost,
         "refs": labels.get(snapshot.id, []),
         "pruned": prunes.get(snapshot.id, frozenset()),
+        "notes": [note_record(number, note) for number, note in enumerate(notes.get(snapshot.id, ()), 1)],
     }

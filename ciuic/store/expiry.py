@@ -8,14 +8,17 @@ from datetime import timedelta
 from ciuic.errors import ClockDisagrees, DamagedRef
 from ciuic.store.config import Config
 from ciuic.store.reflog import NOTHING, LogRecord
+from ciuic.store.refs import NOTES
 from ciuic.store.store import Store, log_mark
 
 DAY_NS = 86_400 * 10**9
 
 
 def read_logs(store: Store) -> dict[str, list[LogRecord]]:
-    """Every ref log, whole. DamagedRef when one is damaged or missing, or shorter than the index remembers it."""
+    """Every ref log, whole. DamagedRef when one is damaged or missing, or shorter than the index remembers it; and when
+    the notes are damaged, which name no roots."""
     store.refs.check_folders()
+    store.refs.records(NOTES)
     logs = {}
     marks = store.index.log_marks()
     for name in dict.fromkeys([*store.refs.names(), *marks]):

@@ -1,4 +1,4 @@
-"""Refs: branches, tags and HEAD by name, each a ref log, and the log of prunes."""
+"""Refs: branches, tags and HEAD by name, each a ref log, and the logs of prunes and of notes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ciuic.errors import DamagedRef, InvalidRefName, StorageError
 from ciuic.store.fs import FileSystem
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord, RefLog
 
-HEADS, TAGS, HEAD, PRUNES = "refs/heads/", "refs/tags/", "HEAD", "prunes"
+HEADS, TAGS, HEAD, PRUNES, NOTES = "refs/heads/", "refs/tags/", "HEAD", "prunes", "notes"
 RESERVED = {"HEAD", "step", "best", "-"}
 NAME_LIMIT = 100
 FORBIDDEN = r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-./]|[./]$|\.lock(/|$)|/\.|^@$"
@@ -79,7 +79,8 @@ def _actor() -> str:
 
 def _may_exist(full: str) -> bool:
     """A short name that no ref can have leads to no file: people type anything, and a damaged HEAD says anything."""
-    return next((is_name(full[len(each) :]) for each in (HEADS, TAGS) if full.startswith(each)), full in (HEAD, PRUNES))
+    names = (is_name(full[len(each) :]) for each in (HEADS, TAGS) if full.startswith(each))
+    return next(names, full in (HEAD, PRUNES, NOTES))
 
 
 class Refs:
@@ -94,7 +95,7 @@ class Refs:
         self.before_change: Callable[[], None] = lambda: None
 
     def log(self, name: str) -> RefLog:
-        """The log behind a full name: "HEAD", "prunes", "refs/heads/…", "refs/tags/…"."""
+        """The log behind a full name: "HEAD", "prunes", "notes", "refs/heads/…", "refs/tags/…"."""
         for prefix in (HEADS, TAGS):
             if name.startswith(prefix):
                 path = os.path.join(self.root, prefix, file_name(name[len(prefix) :]))
@@ -102,7 +103,7 @@ class Refs:
         return RefLog(self.fs, os.path.join(self.root, name), name, self.tmp, self.named)
 
     def names(self) -> Iterator[str]:
-        """Full names of every log that exists, deleted branches included, prunes not."""
+        """Full names of every log that exists, deleted branches included, prunes and notes not."""
         yield HEAD
         for prefix in (HEADS, TAGS):
             for name in sorted(self.fs.list_folder(os.path.join(self.root, prefix))):

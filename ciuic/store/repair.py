@@ -22,7 +22,7 @@ from ciuic.store.lineage import logged, readable_line
 from ciuic.store.losses import Loss
 from ciuic.store.object_reader import read_snapshot
 from ciuic.store.reflog import NOTHING, SYMBOLIC
-from ciuic.store.refs import HEAD, HEADS, PRUNES, TAGS, WHOLE, is_stray
+from ciuic.store.refs import HEAD, HEADS, NOTES, PRUNES, TAGS, WHOLE, is_stray
 from ciuic.store.salvage import SalvagedLog, SalvageStore
 from ciuic.store.store import FOLDERS, Store, log_mark
 
@@ -212,7 +212,7 @@ class _Repair:
             yield PackRepair(name, problem, len(pack.rows) - bad, None if broken is not None else bad)
 
     def _logs(self) -> Iterator[LogRepair]:
-        for name in dict.fromkeys([*self.view.refs.names(), *self.marks, PRUNES]):
+        for name in dict.fromkeys([*self.view.refs.names(), *self.marks, PRUNES, NOTES]):
             mark = self.marks.get(name)
             try:
                 log = self.view.refs.log(name).salvaged()

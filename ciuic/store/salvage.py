@@ -36,7 +36,7 @@ from ciuic.store.reflog import (
     decode_record,
     is_torn,
 )
-from ciuic.store.refs import PRUNES, Refs
+from ciuic.store.refs import NOTES, PRUNES, Refs
 from ciuic.store.store import Store
 
 WINDOW = 8 << 20
@@ -191,7 +191,7 @@ def salvage_log(name: str, data: bytes) -> SalvagedLog:
     before = order[0][0] // SLOT if not moved else int(records[0].old != NOTHING)
     after = (len(data) - 1 - max(standing | {order[-1][0]})) // SLOT
     gaps = records[-1].sequence - records[0].sequence + 1 - len(records)
-    filled = _filled(records, bool(before)) if name != PRUNES else records
+    filled = _filled(records, bool(before)) if name not in (PRUNES, NOTES) else records
     first = filled[-1].sequence - len(filled) + 1
     numbered = tuple(replace(record, sequence=first + place) for place, record in enumerate(filled))
     return SalvagedLog(numbered, lost=before + gaps + after, corrected=corrected, end_lost=after > 0)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ciuic.store.resolving import Record
 
 FOLDERS = ("packs", "refs", HEADS.rstrip("/"), TAGS.rstrip("/"), "index", "trash", "quarantine", "tmp")
-FILES = ("lock", "gate", "generation", "config.toml", "format", "HEAD", "prunes")
+FILES = ("lock", "gate", "generation", "config.toml", "format", "HEAD", "prunes", "notes", "bisect")
 PACK_NAME = re.compile(r"([0-9a-f]{64})\.pack")
 SHARED_TIMEOUT_S = 120.0
 OPEN_PACKS = 128

@@ -20,6 +20,7 @@ READING = {
     "cat": ("cat", "HEAD:model/layers.0.weight"),
     "branch": ("branch",),
     "tag": ("tag",),
+    "note": ("note",),
     "reflog": ("reflog",),
     "stats": ("stats",),
     "fsck": ("fsck", "--read-data"),
@@ -29,6 +30,7 @@ READING = {
 WRITING = {
     "branch": ("branch", "new"),
     "tag": ("tag", "new"),
+    "note": ("note", "HEAD", "text"),
     "checkout": ("checkout", "lr-sweep"),
     "reset": ("reset", "HEAD~1"),
     "prune": ("prune", "HEAD~1"),

@@ -6,10 +6,11 @@ from ciuic.triggers.clock import EverySeconds
 from ciuic.triggers.engine import Decision, Engine, Leaving, Moment, Run, Trigger
 from ciuic.triggers.exceptions import OnException, OutOfMemory
 from ciuic.triggers.finite import NonFinite
+from ciuic.triggers.signals import Signals
 from ciuic.triggers.spikes import LossSpike
 from ciuic.triggers.steps import EverySteps
 
 __all__ = [
     "BestMetric", "Budget", "Decision", "Engine", "EverySeconds", "EverySteps", "Leaving", "LossSpike", "Moment",
-    "NonFinite", "OnException", "OutOfMemory", "Run", "Trigger",
+    "NonFinite", "OnException", "OutOfMemory", "Run", "Signals", "Trigger",
 ]  # fmt: skip

@@ -96,7 +96,7 @@ class Trigger(Protocol):
 class Engine:
     """Asks triggers, in their order. ``failures``: how often one has raised, by its class's name.
 
-    No method raises what a trigger has raised, but for what is no ``Exception``: Ctrl-C, and ``leave``.
+    No method raises what a trigger has raised, but for Ctrl-C and the like; ``leave`` raises what ends the run.
     """
 
     def __init__(self, triggers: Sequence[Trigger]) -> None:
@@ -148,10 +148,12 @@ class Engine:
         return any(self._ask(trigger, "in_haste") for trigger in tuple(self.triggers))
 
     def leave(self) -> None:
-        """Leave as the signal asked; returns when whoever the signal was for before does not end the run."""
+        """Leave as the signal asked; returns when whoever the signal was for before does not end the run, and raises
+        what that raises."""
         for trigger in tuple(self.triggers):
             if self._ask(trigger, "leaving") is not None:
-                self._ask(trigger, "leave")
+                leave: Callable[[], None] = getattr(trigger, "leave", lambda: None)
+                leave()
 
     def close(self) -> None:
         """End every trigger's threads and hooks. A second call does nothing more."""

@@ -40,6 +40,11 @@ class PendingSnapshot:
         self._staged.wait(timeout)
         return self._staged.is_set() and (self._error is None)
 
+    @property
+    def is_staged(self) -> bool:
+        """What ``staged`` says now; takes no lock, so that a signal handler may ask."""
+        return self._staged.is_set() and self._error is None
+
     def done(self) -> bool:
         """Whether it has ended, well or badly."""
         return self._done.is_set()

@@ -1,0 +1,236 @@
+"""Real signals: a snapshot at the next boundary, and leaving as the signal asked."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import ciuic
+from ciuic.triggers import EverySteps, OnException, Signals
+
+
+def log_of(path):
+    return [(snapshot.step, snapshot.message) for snapshot in ciuic.Repo(path).log()]
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def before():
+    """A SIGTERM handler of the program's own, which notes that it was called."""
+    heard = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGTERM, previous)
+
+
+def test_sigusr1_takes_a_snapshot_and_training_goes_on(training, path):
+    """One snapshot, however often it was sent between two boundaries, and each time anew."""
+    run = training(Signals())
+    run.step()
+    for _ in range(2):
+        send(signal.SIGUSR1)
+        send(signal.SIGUSR1)
+        run.step()
+        run.step()
+    run.sm.wait()
+    assert log_of(path) == [(3, "SIGUSR1"), (1, "SIGUSR1")]
+
+
+def test_a_handler_that_was_there_is_called_and_put_back(training, before, path):
+    """At SIGTERM when the snapshot is durable; and since it does not end the run, training goes on, and so do we."""
+    ours = signal.getsignal(signal.SIGTERM)
+    run = training(Signals())
+    durable = []
+    for step in range(4):
+        if step % 2:
+            send(signal.SIGTERM)
+            assert len(before) == step // 2  # not before the boundary
+        run.step()
+        durable.append(len(log_of(path)))
+    assert before == [signal.SIGTERM] * 2 and durable == [0, 1, 1, 2]
+    assert log_of(path) == [(3, "SIGTERM"), (1, "SIGTERM")]
+    run.sm.close()
+    assert signal.getsignal(signal.SIGTERM) is ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_the_handler_raises_comes_out_of_the_step(training, path):
+    """A program's own way to leave; the exception's snapshot is the one that was taken already."""
+
+    class Preempted(Exception):
+        pass
+
+    def leave(_number, _frame):
+        raise Preempted
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        run = training(Signals(), OnException())
+        with pytest.raises(Preempted), run.sm:
+            send(signal.SIGTERM)
+            run.step()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert log_of(path) == [(0, "SIGTERM")]
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_at_the_boundary(training, path):
+    """And a program that catches it may go on: the next one is a first one again."""
+    run = training(Signals(), OnException())
+    for step in range(2):
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            run.step()
+        assert log_of(path)[0] == (step, "SIGINT")
+    assert not run.sm._watch.engine.in_haste
+
+
+def test_a_second_ctrl_c_leaves_at_once(training, path):
+    """In the middle of a step, without a snapshot of it and without a wait."""
+    run = training(Signals(), OnException())
+    with pytest.raises(KeyboardInterrupt), run.sm:
+        run.step()
+        send(signal.SIGINT)
+        run.forward()
+        send(signal.SIGINT)
+        raise AssertionError("it was to leave")
+    assert log_of(path) == []
+
+
+def test_a_signal_and_another_trigger_are_one_snapshot(training, before, path):
+    """With both reasons in its message."""
+    run = training(Signals(), EverySteps(1))
+    send(signal.SIGTERM)
+    send(signal.SIGUSR1)
+    run.step()
+    assert log_of(path) == [(0, "SIGUSR1, SIGTERM; every 1 steps")]
+
+
+def test_an_ignored_signal_stays_ignored(training, path):
+    """As after ``nohup``, or in a shell's background."""
+    previous = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        run = training(Signals())
+        send(signal.SIGUSR1)
+        run.step()
+        run.sm.close()
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN and log_of(path) == []
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_in_another_thread_it_says_that_it_cannot_hear(training, caplog):
+    """Python has its signals in the main thread; training goes on."""
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=lambda: training(Signals()).step())
+    thread.start()
+    thread.join()
+    assert "Signals are not heard" in caplog.text and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_forked_children_do_not_have_it(training):
+    """Neither a data loader's workers nor anybody else: a signal means there what it meant before."""
+    before = signal.getsignal(signal.SIGTERM)
+    training(Signals())
+    assert signal.getsignal(signal.SIGTERM) != before
+
+    class Told(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, _index):
+            return [str(signal.getsignal(signal.SIGINT)), str(signal.set_wakeup_fd(-1))]
+
+    loader = torch.utils.data.DataLoader(Told(), num_workers=1, batch_size=None, multiprocessing_context="fork")
+    assert list(loader) == [[str(signal.default_int_handler), "-1"]]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if signal.getsignal(signal.SIGTERM) == before else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_wake_up_descriptor_is_handed_on(training):
+    """asyncio's, for example: it hears every signal as before, and has it back at the end."""
+    ears, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    previous = signal.set_wakeup_fd(mouth)
+    try:
+        run = training(Signals())
+        send(signal.SIGUSR1)
+        assert os.read(ears, 1) == bytes([signal.SIGUSR1])
+        run.sm.close()
+        assert signal.set_wakeup_fd(mouth) == mouth
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.close(ears)
+        os.close(mouth)
+
+
+@pytest.mark.parametrize("names", [("SIGKILL",), ("NONSENSE",), ("SIG_DFL",), ("SIGUSR1",)])
+def test_signals_that_make_no_sense_are_refused(names):
+    """Those that no program can hear, none at all, and one in both lists."""
+    with pytest.raises(ValueError, match=r"no signal|either"):
+        Signals(leave=names)
+
+
+TRAINING = """
+import ctypes, os, signal, sys, time, torch
+from ciuic.snapshot import SnapshotManager
+from ciuic.triggers import EverySteps, Signals
+import logging; logging.basicConfig()
+path, mode = sys.argv[1:]
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+sm = SnapshotManager(path, 2, triggers=[Signals(grace_s=600 if mode == "boundary" else 0.2)])
+for step in range(10**6):
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    pending = sm.save(step, model, optimizer)
+    if step == 3:
+        sm.wait()
+        print("ready", flush=True)
+        if mode == "python":
+            while True:
+                time.sleep(0.01)
+        if mode == "native":
+            mutex = ctypes.create_string_buffer(128)
+            for _ in range(2):
+                ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    if step > 3:
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "number", "status"),
+    [
+        ("boundary", signal.SIGTERM, -signal.SIGTERM),
+        ("python", signal.SIGINT, -signal.SIGINT),
+        ("native", signal.SIGTERM, -signal.SIGTERM),
+    ],
+)
+def test_a_process_ends_with_the_status_of_the_signal(path, mode, number, status):
+    """At a boundary, with the snapshot durable; or after the grace time, while it is busy in Python or in native code
+    that lets no Python run, with the newest staged snapshot, which it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, path, mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == status, errors
+    newest, message = log_of(path)[0]
+    if mode == "boundary":
+        assert message.startswith("SIGTERM") and f"the snapshot of step {newest} is durable" in errors
+    else:
+        assert newest == 3 and "leaving with the newest staged snapshot, of step 3" in errors

@@ -496,11 +496,16 @@ class Store:
                 self.index.update(self.generation, dropped=dropped)
 
     def forget_log(self, name: str) -> None:
-        """Before a log goes for good: an index that remembered it would report it as vanished for ever."""
+        """Before a log goes for good: an index that remembered it would report it as vanished for ever.
+
+        On return that is durable, also where the index cannot be written: then it has lost its stamp.
+        """
         try:
             self._lmdb_index.update(self.generation, dropped_logs=[name])
         except (CiuicError, OSError, lmdb.Error):
             self.fs.remove_if_there(self._lmdb_index.stamp_path)
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.sync_folder(self._lmdb_index.folder)
 
     # Writing
 

@@ -119,7 +119,7 @@ class Life:
                 elif effect.name == "rename":
                     generation = int(stamps[effect.path].split()[5])
                     index.append(IndexFile(len(effects), index[-1].data, generation))
-                if keep_stamps:
+                if keep_stamps and not effect.path.endswith(".mdb"):  # those LMDB makes, unrecorded
                     effects.append(effect)
             else:
                 effects.append(effect)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,13 @@ def contents(component: str, node: StateNode) -> dict[str, object]:
         else leaf.value
         for path, leaf in walk(node)
     }
+
+
+def state_of(leaves: Mapping[str, Any]) -> State:
+    """The state that a whole snapshot's ``contents`` are those of."""
+    optimizer = "optimizer/state/layer.weight/"
+    tensors = ("model/layer.weight", f"{optimizer}exp_avg", f"{optimizer}exp_avg_sq", "extra/half", "model/frozen.table")
+    return State(*(leaves[name][2] for name in tensors), leaves["extra/step"])
 
 
 def fresh(seed: int) -> State:

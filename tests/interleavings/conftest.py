@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from schedule import Clock  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Whoever waits for a lock does so in steps of the schedule, not in seconds."""
+    """Whoever waits for a lock does so in steps of the schedule, not in seconds; and forks bother nobody.
+
+    What keeps forks from a process's other threads is one process's: an actor that stopped with it stopped them all.
+    """
     clock = Clock()
     monkeypatch.setattr("ciuic.store.locks.time", clock)
+    monkeypatch.setattr("ciuic.store.locks.no_fork", contextlib.nullcontext)
     return clock

@@ -121,12 +121,19 @@ ACTIONS: list[Action] = [
 ]  # fmt: skip
 
 
+def stepped_handle(path: Path) -> Handle:
+    """A view from before, that stops at each effect. Its settings are read by now: up to Python 3.11 one lock guards a
+    ``functools.cached_property`` of all objects in a process, and an actor that stopped with it would stop them all."""
+    handle = Handle(str(path), SteppedFileSystem())
+    assert handle.store.config.chunk_size and handle.store.network is None
+    handle.logs()
+    return handle
+
+
 def meet(world: World, choose: Choice, clock: Clock, *actions: Action) -> tuple[Schedule, list[Actor]]:
     """All of them at once, each with a view from before; then everything that was acknowledged is there."""
     schedule = Schedule(choose, clock)
-    handles = [Handle(str(world.path), SteppedFileSystem()) for _ in actions]
-    for handle in handles:
-        handle.logs()
+    handles = [stepped_handle(world.path) for _ in actions]
     named = {
         f"{action.__name__}_{number}": lambda action=action, handle=handle: action(world, handle)
         for number, (action, handle) in enumerate(zip(actions, handles, strict=True))

@@ -63,8 +63,8 @@ def contents(component: str, node: StateNode) -> dict[str, object]:
 
 def state_of(leaves: Mapping[str, Any]) -> State:
     """The state that a whole snapshot's ``contents`` are those of."""
-    optimizer = "optimizer/state/layer.weight/"
-    tensors = ("model/layer.weight", f"{optimizer}exp_avg", f"{optimizer}exp_avg_sq", "extra/half", "model/frozen.table")
+    moments = (f"optimizer/state/layer.weight/{name}" for name in ("exp_avg", "exp_avg_sq"))
+    tensors = ("model/layer.weight", *moments, "extra/half", "model/frozen.table")
     return State(*(leaves[name][2] for name in tensors), leaves["extra/step"])
 
 

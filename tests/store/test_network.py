@@ -175,7 +175,7 @@ def test_without_any_locks(local: Trainer, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_by_the_repo(local: Trainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """``Repo`` and ``SnapshotManager`` say it, before anything is staged; training goes on."""
-    monkeypatch.setattr(FileSystem, "mountinfo", OnNfs.mountinfo)
+    monkeypatch.setattr(FileSystem, "mountinfo", lambda self: OnNfs().mountinfo())
     path = local.store.path
     with pytest.raises(ciuic.NetworkStorage):
         ciuic.Repo(path).commit(extra={"x": 1}, rng=False)

@@ -1,4 +1,4 @@
-"""What the crowd does: two trainers, one of them through a writer process, readers, and gc. Each ends by being killed."""
+"""What the crowd does: two trainers, one of them through a writer process, readers, gc. Each ends by being killed."""
 
 from __future__ import annotations
 

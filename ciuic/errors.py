@@ -24,7 +24,8 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── InvalidNote
     ├── DemoFailed
     └── BackgroundError
-        ├── TornSnapshot          ├── SnapshotSkipped       ├── SnapshotTimeout       └── WriterFailed
+        ├── TornSnapshot          ├── SnapshotSkipped       ├── SnapshotTimeout       ├── WriterFailed
+        └── NoTraining
 """
 
 from __future__ import annotations
@@ -276,3 +277,10 @@ class WriterFailed(BackgroundError):
 
     kind = "writer-failed"
     exit_code = 104
+
+
+class NoTraining(BackgroundError):
+    """Nobody trains on the repository who could be asked for a snapshot."""
+
+    kind = "no-training"
+    exit_code = 105

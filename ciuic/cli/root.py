@@ -13,6 +13,7 @@ from ciuic.cli.session import Session
 
 COMMANDS = {
     "init": ("setup", "Make an empty repository"),
+    "snap": ("snap", "Ask a running training for a snapshot"),
     "log": ("history", "List snapshots as a graph"),
     "show": ("history", "Print one snapshot"),
     "ls": ("contents", "List what a snapshot holds"),

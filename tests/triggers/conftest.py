@@ -1,5 +1,6 @@
 """Real runs: a model, its optimizer, and a manager that asks triggers."""
 
+import time
 from collections.abc import Mapping
 
 import numpy
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from ciuic.snapshot import SnapshotManager
+from ciuic.triggers import Moment, Run
 
 
 class Training:
@@ -85,3 +87,41 @@ def _same(one, other):
 
 def _bits(tensor):
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+@pytest.fixture
+def until():
+    """``until(condition)``: wait for what another thread or process does; long enough for any machine."""
+
+    def wait(condition, timeout=120):
+        deadline = time.monotonic() + timeout
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "in vain"
+            time.sleep(0.02)
+        return found
+
+    return wait
+
+
+@pytest.fixture
+def alone():
+    """``alone(trigger)``: started without a run around it, closed at the end; ``.ask()`` is a boundary."""
+    made = []
+
+    class Alone:
+        def __init__(self, trigger):
+            self.trigger = trigger
+            self.step = 0
+            trigger.start(Run("nowhere"))
+
+        def ask(self):
+            self.step += 1
+            return self.trigger.at_step(Moment(self.step, float(self.step)))
+
+    def start(trigger):
+        made.append(trigger)
+        return Alone(trigger)
+
+    yield start
+    for each in made:
+        each.close()

@@ -16,7 +16,7 @@ their number. Together the groups have each byte once. What a stream gives is n 
     method 0  raw         n · bytes
     method 1  zstandard   one frame with its content size, which is n · bytes
     method 2  constant    one integer of ``bytes`` bytes, the same in all elements
-    method 3  split       bits u8 (0, 1 or 2), coded u8 (0 or 1), zeros 2, length of the codes u32, number of the
+    method 3  split       bits u8 (0, 1, 2 or 4), coded u8 (0 or 1), zeros 2, length of the codes u32, number of the
                           rest u32, zeros 4, centre u64; the codes (split.py), as they are or as one frame, or instead
                           the gaps: header and streams as above, of elements of 4 bytes, transform 0; then the rest:
                           the same, of elements of ``bytes`` bytes. At most 4 in one another.
@@ -28,6 +28,7 @@ Transforms, modulo 2^(8·width), x being the element and b that of the base or t
     2    zigzag of the difference d = x − b: 2·d for d < 2^(8·width−1), otherwise 2·(2^(8·width) − d) − 1
     3    d itself
     4    x − b', b' being b · factor, as floats of 4 bytes: what fades by a constant share is nearly known
+    5    d plus the number whose bytes are all 128: the digits of d to the base 256, from −128 to 127, each plus 128
 
 PLANES has transform 0 or 1, DELTA and PREDICTED have the others; their tail is that of the raw bytes, too.
 """
@@ -43,7 +44,8 @@ import numpy as np
 
 from ciuic.codec import CodecError, choice, split, zstd
 from ciuic.codec.choice import CONSTANT, RAW, SPLIT, ZSTD, Group, Plan
-from ciuic.codec.transforms import DIFFERENCES, NONE, SCALED, Elements, elements_of, restore, scratch, transformed
+from ciuic.codec.parts import put_together, take_apart
+from ciuic.codec.transforms import BALANCED, DIFFERENCES, NONE, SCALED, Elements, elements_of, scratch
 
 HEAD = struct.Struct("<BB2xf")
 GROUP = struct.Struct("<BBBxI")
@@ -53,6 +55,7 @@ MOST_NESTED = 4
 WIDTHS = (1, 2, 4, 8)
 FRAME_WORTH_IT = 0.97
 MOST_REST = 0.6
+BITS = (split.GAPS, split.ONE_BIT, split.TWO_BITS, split.FOUR_BITS)
 GAPS_PLAN = Plan(NONE, (Group(0, 1, ZSTD), Group(1, 1, ZSTD), Group(2, 2, CONSTANT, 1)), 1.0)
 
 
@@ -76,34 +79,28 @@ class _Coder:
                 return None
         return coded
 
-    def payload(self, x: Elements, plan: Plan, depth: int, tail: Any = b"") -> Elements:
-        """Header, streams and tail of transformed elements."""
-        streams = [self.stream(x, group, depth) for group in plan.groups]
-        lengths = [
-            group.size * len(x) if method == RAW else sum(map(len, parts))
-            for group, (method, parts) in zip(plan.groups, streams, strict=True)
-        ]
-        head = [HEAD.pack(plan.transform, len(streams), plan.factor)]
-        for group, (method, _), length in zip(plan.groups, streams, lengths, strict=True):
+    def payload(self, x: Elements, plan: Plan, depth: int, base: Elements | None = None, tail: Any = b"") -> Elements:
+        """Header, streams and tail."""
+        begin = HEAD.size + GROUP.size * len(plan.groups)
+        out = np.empty(begin + x.nbytes + len(tail), np.uint8)
+        parts, there = _parts(x, base, plan, depth, out[begin:])
+        head, at = [HEAD.pack(plan.transform, len(plan.groups), plan.factor)], begin
+        for group, part in zip(plan.groups, parts, strict=True):
+            method, stream = self.stream(part, group, depth)
+            length = part.nbytes if method == RAW else sum(map(len, stream))
             head.append(GROUP.pack(group.place, group.size, method, length))
-        out = np.empty(HEAD.size + GROUP.size * len(streams) + sum(lengths) + len(tail), np.uint8)
-        at = _put(out, 0, head)
-        for group, (method, parts), length in zip(plan.groups, streams, lengths, strict=True):
-            if method == RAW:
-                _extract(x, group, out[at : at + length].view(f"<u{group.size}"))
-                at += length
-            else:
-                at = _put(out, at, parts)
+            if method == RAW and at - begin >= there:
+                stream = [part.view(np.uint8)]
+            _put(out, at, stream)
+            at += length
+        _put(out, 0, head)
         _put(out, at, [tail])
-        return out
+        return out[: at + len(tail)]
 
-    def stream(self, x: Elements, group: Group, depth: int) -> tuple[int, list[Any]]:
+    def stream(self, plane: Elements, group: Group, depth: int) -> tuple[int, list[Any]]:
         """The method in the end and the parts of a group's stream; none for RAW."""
-        if group.method == RAW or not len(x):
+        if group.method == RAW or not len(plane):
             return RAW, []
-        plane = x
-        if group.size < x.itemsize:
-            plane = _extract(x, group, scratch(f"plane {depth}", len(x), group.size))
         if group.method == CONSTANT and (plane == plane.dtype.type(group.centre)).all():
             return CONSTANT, [group.centre.to_bytes(group.size, "little")]
         if group.method != ZSTD and depth < MOST_NESTED:
@@ -130,8 +127,28 @@ def encode(raw: Any, width: int, plan: Plan, base: Any, check: bool) -> tuple[An
     """The stored bytes by ``plan``, and the processor seconds that the check took."""
     x = elements_of(raw, width)
     coder = _Coder(check)
-    z = transformed(plan.transform, x, None if base is None else elements_of(base, width), plan.factor)
-    return coder.payload(z, plan, 0, raw[len(x) * width :]).data, coder.check_s
+    before = None if base is None else elements_of(base, width)
+    return coder.payload(x, plan, 0, before, raw[len(x) * width :]).data, coder.check_s
+
+
+def _parts(x: Elements, base: Elements | None, plan: Plan, depth: int, out: Elements) -> tuple[list[Elements], int]:
+    """The integers of each group. The first so many bytes of them stand in ``out`` already, where they belong if they
+    are kept as they are."""
+    first = plan.groups[0]
+    if plan.transform == NONE and first.size == x.itemsize and first.method != RAW:
+        return [x], 0
+    parts: list[Elements] = []
+    there = 0
+    for group in plan.groups:
+        nbytes = group.size * len(x)
+        if group.method == RAW and there == sum(part.nbytes for part in parts):
+            parts.append(out[there : there + nbytes].view(f"<u{group.size}"))
+            there += nbytes
+        else:
+            parts.append(scratch(f"plane {depth} {group.place}", len(x), group.size))
+    targets = {(group.place, group.size): part for group, part in zip(plan.groups, parts, strict=True)}
+    take_apart(x, base, plan.transform, plan.factor, targets)
+    return parts, there
 
 
 def _put(out: Elements, at: int, parts: list[Any]) -> int:
@@ -149,21 +166,6 @@ def _comes_back(frame: bytes, plane: Elements) -> bool:
         return False
     kind = np.uint64 if len(decoded) % 8 == 0 else np.uint8
     return bool((np.frombuffer(decoded, kind) == plane.view(kind)).all())
-
-
-def _extract(x: Elements, group: Group, into: Elements) -> Elements:
-    """The bytes of a group, one integer for each element. Narrowing is twice as fast as a strided copy."""
-    if group.size == x.itemsize:
-        np.copyto(into, x)
-    elif group.place == 0:
-        np.copyto(into, x, casting="unsafe")
-    elif x.itemsize == 8:
-        np.copyto(into, x.view(f"<u{group.size}")[group.place // group.size :: 8 // group.size])
-    else:
-        other = scratch("other", len(x), x.itemsize)
-        np.right_shift(x, x.dtype.type(8 * group.place), out=other)
-        np.copyto(into, other, casting="unsafe")
-    return into
 
 
 class _Stream(NamedTuple):
@@ -187,31 +189,19 @@ def decode_into(stored: memoryview, out: memoryview, width: int, based: bool) ->
     if (transform in DIFFERENCES) != based:
         raise CodecError("a transform that this codec has not")
     x = elements_of(out, width)
-    if transform == NONE:
-        _fill(x, streams, 0)
-    elif len(x):
-        z = scratch("elements", len(x), width)
-        _fill(z, streams, 0)
-        restore(transform, z, x, _factor(stored))
+    _fill(x, streams, 0, transform, _factor(stored))
     out[len(x) * width :] = tail
 
 
-def _fill(x: Elements, streams: list[_Stream], depth: int) -> None:
-    """Put the groups together, the lowest first: widening it sets all other bytes to zero."""
-    if not len(x):
-        return
-    lowest, *others = sorted(streams)
-    values = _values(lowest, len(x), depth)
-    np.copyto(x, values)
-    for stream in others:
-        part = x.view(f"<u{stream.size}")[stream.place // stream.size :: x.itemsize // stream.size]
-        values = _values(stream, len(x), depth, part)
-        if values is not part and (values.shape or values):
-            np.copyto(part, values)
+def _fill(x: Elements, streams: list[_Stream], depth: int, transform: int = NONE, factor: float = 0.0) -> None:
+    """Put the groups together, and undo the transform; ``x`` holds the base if there is one."""
+    if len(x):
+        values = {(stream.place, stream.size): _values(stream, len(x), depth) for stream in streams}
+        put_together(values, transform, factor, x)
 
 
-def _values(stream: _Stream, count: int, depth: int, zeros: Elements | None = None) -> Elements:
-    """A group's integers, or one for all of them; or ``zeros``, where these go, with those that are not zero set."""
+def _values(stream: _Stream, count: int, depth: int) -> Elements:
+    """A group's integers, or one for all of them."""
     kind = np.dtype(f"<u{stream.size}")
     if stream.method == RAW:
         return np.frombuffer(stream.data, kind)
@@ -222,20 +212,20 @@ def _values(stream: _Stream, count: int, depth: int, zeros: Elements | None = No
     if depth >= MOST_NESTED:
         raise CodecError("too many splits in one another")
     bits, coded, length, many, centre = SPLIT_HEAD.unpack_from(stream.data)
-    data = stream.data[SPLIT_HEAD.size :]
-    if bits > 2 or coded > 1 or length > len(data) or many > count or centre >> 8 * stream.size:
+    data, slot = stream.data[SPLIT_HEAD.size :], f"{depth} {stream.place}"
+    if bits not in BITS or coded > 1 or length > len(data) or many > count or centre >> 8 * stream.size:
         raise CodecError("not the header of a split")
     rest = _nested(data[length:], many, stream.size, depth + 1)
     if bits == split.GAPS:
         places = split.places(_nested(data[:length], many, 4, MOST_NESTED), count)
-        x = split.filled(centre, count, stream.size, depth) if zeros is None or centre else zeros
+        x = split.filled(centre, count, stream.size, slot)
         x[places] = rest
         return x
     nbytes = split.codes_length(bits, count)
     if not coded and length != nbytes:
         raise CodecError("codes of the wrong length")
     codes = zstd.decompress(data[:length], nbytes) if coded else data[:length]
-    x, escaped = split.joined(np.frombuffer(codes, np.uint8), bits, centre, count, stream.size, depth)
+    x, escaped = split.joined(np.frombuffer(codes, np.uint8), bits, centre, count, stream.size, slot)
     if np.count_nonzero(escaped) != many:
         raise CodecError("a rest of the wrong length")
     split.put(x, escaped, rest)
@@ -269,7 +259,7 @@ def _factor(stored: memoryview) -> float:
 
 def _parsed(stored: memoryview, count: int, width: int) -> tuple[int, list[_Stream], memoryview]:
     """The transform, the streams, of which raw and constant ones have the right length, and what follows them."""
-    if len(stored) < HEAD.size or stored[0] > SCALED or not 1 <= stored[1] <= MOST_GROUPS or any(stored[2:4]):
+    if len(stored) < HEAD.size or stored[0] > BALANCED or not 1 <= stored[1] <= MOST_GROUPS or any(stored[2:4]):
         raise CodecError("not the header of planes")
     if not 0 < _factor(stored) < math.inf if stored[0] == SCALED else any(stored[4:8]):
         raise CodecError("a factor that is none")

@@ -1,12 +1,13 @@
 """Few values that most elements have, apart from the rest: which elements are the rest, and the rest by themselves.
 
 Huffman codes spend a whole bit on a value however common it is, and zstandard finds matches in such planes that cost
-more than they save. Four or eight codes in a byte are coded within a few percent of their entropy, and many times
+more than they save. Two, four or eight codes in a byte are coded within a few percent of their entropy, and many times
 faster. With ``centre`` c and an element e, as integers modulo 2^(8·width), by the bits of a code:
 
     0    no codes: the number of elements with e = c between one of the rest and the one before, for each of the rest
     1    0 for e = c; 1 for the rest
     2    e − c where that is 0, 1 or 2; 3 for the rest
+    4    e − c where that is less than 15; 15 for the rest
 
 Codes fill bytes from the lowest bit up; the last byte is filled with zeros.
 """
@@ -21,8 +22,10 @@ import numpy as np
 from ciuic.codec import CodecError
 from ciuic.codec.transforms import Elements, scratch
 
-GAPS, ONE_BIT, TWO_BITS = 0, 1, 2
+GAPS, ONE_BIT, TWO_BITS, FOUR_BITS = 0, 1, 2, 4
 ESCAPE = 3
+LAST = 15
+"""Of four bits: the rest."""
 FEW = 0.05
 """Share of the elements up to which the gaps between them take less than codes."""
 SPARSE = 0.13
@@ -51,6 +54,8 @@ def split(x: Elements, bits: int, centre: int) -> tuple[int, Elements, Elements]
     if centre:
         ranks = scratch("ranks", count, x.itemsize)
         np.subtract(x, x.dtype.type(centre), out=ranks)
+    if bits == FOUR_BITS:
+        return bits, _nibbles(ranks, escaped), _marked(escaped, x)
     np.greater_equal(ranks, x.dtype.type(ESCAPE), out=escaped[:count])
     codes = scratch("codes", -(-count // 4) * 4)
     codes[count:] = 0
@@ -69,29 +74,66 @@ def split(x: Elements, bits: int, centre: int) -> tuple[int, Elements, Elements]
     return bits, packed, _marked(escaped, x)
 
 
-def joined(codes: Elements, bits: int, centre: int, count: int, width: int, depth: int) -> tuple[Elements, Elements]:
+def _nibbles(ranks: Elements, escaped: Elements) -> Elements:
+    """Codes of four bits, and in ``escaped`` which are the rest."""
+    count = len(ranks)
+    np.greater_equal(ranks, ranks.dtype.type(LAST), out=escaped[:count])
+    codes = scratch("codes", -(-count // 2) * 2)
+    codes[count:] = 0
+    np.minimum(ranks, ranks.dtype.type(LAST), out=codes[:count], casting="unsafe")
+    pairs = codes.view("<u2")
+    seconds = scratch("seconds", len(pairs), 2)
+    np.right_shift(pairs, np.uint16(4), out=seconds)
+    np.bitwise_or(pairs, seconds, out=pairs)
+    packed = scratch("packed", len(pairs))
+    np.copyto(packed, pairs, casting="unsafe")
+    return packed
+
+
+def joined(codes: Elements, bits: int, centre: int, count: int, width: int, slot: str) -> tuple[Elements, Elements]:
     """``count`` elements with anything for the rest, and which are the rest: bool, of a multiple of 8.
 
-    Both are scratch of ``depth``.
+    Both are scratch of this ``slot``.
     """
     kind = np.dtype(f"<u{width}")
     if bits == ONE_BIT:
-        x = filled(centre, count, width, depth)
+        x = filled(centre, count, width, slot)
         escaped: Elements = np.unpackbits(codes, bitorder="little").view(bool)
         escaped[count:] = False
         return x, escaped
-    x = scratch(f"joined {depth}", 4 * len(codes), width)
+    if bits == FOUR_BITS:
+        return _from_nibbles(codes, centre, count, width, slot)
+    x = scratch(f"joined {slot}", 4 * len(codes), width)
     np.take(_fours(centre, width), codes, axis=0, out=x.reshape(-1, 4), mode="clip")
     x = x[:count]
-    escaped = scratch(f"marks {depth}", -(-count // 8) * 8).view(bool)
+    escaped = scratch(f"marks {slot}", -(-count // 8) * 8).view(bool)
     escaped[count:] = False
     np.equal(x, kind.type(centre + ESCAPE & (1 << 8 * width) - 1), out=escaped[:count])
     return x, escaped
 
 
-def filled(centre: int, count: int, width: int, depth: int) -> Elements:
-    """``count`` times ``centre``, as scratch of ``depth``."""
-    x = scratch(f"joined {depth}", count, width)
+def _from_nibbles(codes: Elements, centre: int, count: int, width: int, slot: str) -> tuple[Elements, Elements]:
+    nibbles = scratch(f"nibbles {slot}", 2 * len(codes))
+    pairs, seconds = nibbles.view("<u2"), scratch("seconds", len(codes), 2)
+    np.copyto(pairs, codes)
+    np.left_shift(pairs, np.uint16(4), out=seconds)
+    np.bitwise_or(pairs, seconds, out=pairs)
+    np.bitwise_and(pairs, np.uint16(0x0F0F), out=pairs)
+    escaped = scratch(f"marks {slot}", -(-count // 8) * 8).view(bool)
+    escaped[count:] = False
+    np.equal(nibbles[:count], np.uint8(LAST), out=escaped[:count])
+    x = nibbles[:count]
+    if width > 1:
+        x = scratch(f"joined {slot}", count, width)
+        np.copyto(x, nibbles[:count])
+    if centre:
+        np.add(x, x.dtype.type(centre), out=x)
+    return x, escaped
+
+
+def filled(centre: int, count: int, width: int, slot: str) -> Elements:
+    """``count`` times ``centre``, as scratch of this ``slot``."""
+    x = scratch(f"joined {slot}", count, width)
     x.fill(centre)
     return x
 

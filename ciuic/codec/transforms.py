@@ -6,12 +6,13 @@ Elements are unsigned integers of 1, 2, 4 or 8 bytes; arithmetic is modulo 2^(8Â
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-NONE, ROTATED, ZIGZAG, PLAIN, SCALED = 0, 1, 2, 3, 4
-DIFFERENCES = (ZIGZAG, PLAIN, SCALED)
+NONE, ROTATED, ZIGZAG, PLAIN, SCALED, BALANCED = 0, 1, 2, 3, 4, 5
+DIFFERENCES = (ZIGZAG, PLAIN, SCALED, BALANCED)
 KEPT = 2 << 20
 """Bytes of scratch that a thread keeps for each purpose; what is larger is allocated for one chunk."""
 
@@ -46,12 +47,14 @@ def elements_of(buffer: Any, width: int) -> Elements:
     return np.frombuffer(buffer, f"<u{width}", count) if count else np.empty(0, f"<u{width}")
 
 
-def transformed(transform: int, x: Elements, base: Elements | None, factor: float = 0.0) -> Elements:
-    """``x`` itself or a contiguous array of scratch, of the same length. ``factor``: of SCALED."""
+def transformed(
+    transform: int, x: Elements, base: Elements | None, factor: float = 0.0, out: Elements | None = None
+) -> Elements:
+    """``x`` itself for NONE, otherwise ``out`` or a new array. ``factor``: of SCALED, within ``exactly``."""
     if transform == NONE:
         return x
     top = x.dtype.type(8 * x.itemsize - 1)
-    z = scratch("elements", len(x), x.itemsize)
+    z = np.empty_like(x) if out is None else out
     if transform == ROTATED:
         other = scratch("other", len(x), x.itemsize)
         np.right_shift(x, top, out=other)
@@ -60,10 +63,12 @@ def transformed(transform: int, x: Elements, base: Elements | None, factor: floa
         return z
     assert base is not None, "a difference is one to something"
     if transform == SCALED:
-        scale(base, factor, z)
+        _scale(base, factor, z)
         return np.subtract(x, z, out=z)
     np.subtract(x, base, out=z)
-    if transform == ZIGZAG:
+    if transform == BALANCED:
+        np.add(z, middle(x.itemsize), out=z)
+    elif transform == ZIGZAG:
         signed = f"<i{x.itemsize}"
         other = scratch("other", len(x), x.itemsize)
         np.right_shift(z.view(signed), top.astype(signed), out=other.view(signed))
@@ -74,10 +79,12 @@ def transformed(transform: int, x: Elements, base: Elements | None, factor: floa
 
 def restore(transform: int, z: Elements, out: Elements, factor: float = 0.0) -> None:
     """What ``transformed`` made back into ``out``, which holds the base of a difference. ``z`` is spent."""
-    if transform in (PLAIN, SCALED):
+    if transform in (PLAIN, SCALED, BALANCED):
         if transform == SCALED:
-            scale(out, factor, out)
+            _scale(out, factor, out)
         np.add(out, z, out=out)
+        if transform == BALANCED:
+            np.subtract(out, middle(z.itemsize), out=out)
         return
     one = z.dtype.type(1)
     other = scratch("other", len(z), z.itemsize)
@@ -93,13 +100,24 @@ def restore(transform: int, z: Elements, out: Elements, factor: float = 0.0) -> 
         np.add(out, z, out=out)
 
 
-def scale(base: Elements, factor: float, out: Elements) -> None:
-    """``out``: ``base`` as floats of single precision, times ``factor``, rounded once; the same on every machine."""
+def middle(width: int) -> Any:
+    """The element whose bytes are all 128."""
+    return np.dtype(f"<u{width}").type(int.from_bytes(b"\x80" * width, "little"))
+
+
+def exactly(transform: int) -> AbstractContextManager[None]:
+    """What SCALED needs of this thread's floating point; InexactArithmetic where that cannot be had."""
+    if transform != SCALED:
+        return nullcontext()
     from ciuic.codec.arithmetic import ieee
 
+    return ieee()
+
+
+def _scale(base: Elements, factor: float, out: Elements) -> None:
+    """``out``: ``base`` as floats of single precision, times ``factor``, rounded once; the same on every machine."""
     floats = out.view(np.float32)
-    with ieee():
-        np.multiply(base.view(np.float32), np.float32(factor), out=floats)
-        nans = np.isnan(floats, out=scratch("nans", len(out)).view(bool))
+    np.multiply(base.view(np.float32), np.float32(factor), out=floats)
+    nans = np.isnan(floats, out=scratch("nans", len(out)).view(bool))
     if nans.any():
         out[nans] = NAN

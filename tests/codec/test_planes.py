@@ -8,10 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciuic.codec import Codec, CodecError, Encoded, decode, decode_into, encode, encode_residual, planes, zstd
+from ciuic.codec import (
+    Codec,
+    CodecError,
+    Encoded,
+    choice,
+    decode,
+    decode_into,
+    encode,
+    encode_residual,
+    planes,
+    split,
+    zstd,
+)
 from ciuic.codec.choice import PLANE_WORTH_IT
+from ciuic.codec.parts import BLOCK_BYTES
 from ciuic.codec.plans import Plans
-from ciuic.codec.transforms import SCALED
+from ciuic.codec.transforms import DIFFERENCES, NONE, SCALED
 
 WIDTHS = (1, 2, 4, 8)
 FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
@@ -120,8 +133,8 @@ def test_what_fades_comes_back(floats, bits, factor, repeats, seed):
 
 
 def test_an_average_that_fades_is_a_delta_to_what_it_fades_to():
-    """A second moment ten steps later: a hundredth less, and a little of new squares. The low byte of a zigzag would
-    cost as much as it saves."""
+    """A second moment ten steps later: a hundredth less, and a little of new squares. As a difference of both signs
+    it would have a plane more to code."""
     noise = np.random.default_rng(3)
     base = noise.lognormal(-20, 2, COUNT).astype("<f4")
     x = base * np.float32(0.99) + (noise.random(COUNT) ** 8 * 1e-3 * base).astype("<f4")
@@ -170,6 +183,36 @@ def test_a_split_that_does_not_pay_leaves_the_plane(width, changed):
         x[:: max(count // changed, 1)] = np.arange(3, 3 + len(x[:: max(count // changed, 1)])) * 0x21
         encoded = encode_residual(x.tobytes(), bytes(x.nbytes), width)
         assert back(encoded, bytes(x.nbytes), x.nbytes, width) == x.tobytes()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 600, 4001])
+@pytest.mark.parametrize("centre", [0, 5, 250])
+def test_codes_of_every_length_come_back(width, count, centre):
+    """Whatever a plan asks for: values that wrap around, none, some and all left over, an odd number of elements."""
+    chance = np.random.default_rng(count)
+    for bits in planes.BITS:
+        for spread in (1, 4, 15, 40):
+            x = (chance.integers(0, spread, count) + centre).astype(f"<u{width}")
+            plan = choice.Plan(NONE, (choice.Group(0, width, choice.SPLIT, bits or split.ONE_BIT, centre),), 1.0)
+            stored, _ = planes.encode(x.tobytes(), width, plan, None, True)
+            assert back(Encoded(Codec.PLANES, stored, 0.0), None, x.nbytes, width) == x.tobytes()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("transform", DIFFERENCES)
+def test_every_difference_comes_back(width, transform):
+    """In several blocks, the last one shorter; elements that wrap around."""
+    if transform == SCALED and width != 4:
+        return
+    count = 2 * BLOCK_BYTES // width + 77
+    x, base = elements("noise", count, width, 1), elements("noise", count, width, 2)
+    x = x.copy()
+    x[::3] = base[::3] + elements("small", len(x[::3]), width, 3)
+    groups = tuple(choice.Group(place, 1, choice.ZSTD) for place in range(width))
+    plan = choice.Plan(transform, groups, 1.0, 0.75 if transform == SCALED else 0.0)
+    stored, _ = planes.encode(x.tobytes(), width, plan, base.tobytes(), True)
+    assert back(Encoded(Codec.DELTA, stored, 0.0), base.tobytes(), x.nbytes, width) == x.tobytes()
 
 
 def test_complex_elements_are_halves():
@@ -325,7 +368,10 @@ def test_widths_and_transforms_belong_to_their_codec():
 
 @pytest.mark.parametrize(
     ("transform", "factor", "width"),
-    [(4, 0, 4), (4, -1, 4), (4, np.inf, 4), (4, np.nan, 4), (4, 1, 2), (4, 1, 8), (3, 1, 4), (2, 1, 4), (5, 0, 4)],
+    [
+        *((4, 0, 4), (4, -1, 4), (4, np.inf, 4), (4, np.nan, 4), (4, 1, 2), (4, 1, 8)),
+        *((3, 1, 4), (2, 1, 4), (5, 1, 4), (6, 0, 4)),
+    ],
 )
 def test_a_factor_is_a_number_for_floats(transform, factor, width):
     stored = planes.HEAD.pack(transform, 1, factor) + planes.GROUP.pack(0, width, planes.CONSTANT, width) + bytes(width)

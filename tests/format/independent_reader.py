@@ -73,7 +73,7 @@ def integers(method, stream, size, count):
             if coded:
                 codes = decompress(codes, -(-count * bits // 8))
             bit = np.unpackbits(np.frombuffer(codes, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
-            code = (bit @ [1, 2][:bits]).astype(np.uint64)
+            code = (bit @ [1, 2, 4, 8][:bits]).astype(np.uint64)
             rest = code == 2**bits - 1
         made = (code + np.uint64(centre)).astype(kind)
         _, made[rest], tail = elements(stream[24 + length :], many, size)
@@ -98,7 +98,7 @@ def planes(stored, length, width, base=None):
     """The raw bytes of stored planes; ``base``: what the differences are to."""
     width = min(width, 8)
     transform, t, tail = elements(stored, length // width, width)
-    assert transform in (2, 3, 4) if base is not None else transform in (0, 1)
+    assert transform in (2, 3, 4, 5) if base is not None else transform in (0, 1)
     factor = np.frombuffer(stored, np.float32, 1, offset=4)
     one = np.array(1, t.dtype)
     if transform == 1:
@@ -107,6 +107,8 @@ def planes(stored, length, width, base=None):
         t = np.frombuffer(base, t.dtype, len(t)) + np.where(t & one, ~(t >> one), t >> one)
     elif transform == 3:
         t = np.frombuffer(base, t.dtype, len(t)) + t
+    elif transform == 5:
+        t = np.frombuffer(base, t.dtype, len(t)) + t - np.frombuffer(b"\x80" * width, t.dtype)
     elif transform == 4:
         faded = np.frombuffer(base, np.float32, len(t)) * factor
         t = np.where(np.isnan(faded), np.uint32(0x7FC00000), faded.view(np.uint32)) + t

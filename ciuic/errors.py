@@ -13,7 +13,7 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── DamageError
     │   ├── DamagedData           ├── DamagedRef            └── MissingObject
     ├── StateError
-    │   ├── UnsupportedState      ├── StateMismatch         └── RestoreInterrupted
+    │   ├── UnsupportedState      ├── StateMismatch         ├── RestoreInterrupted    └── PositionError
     ├── StorageError
     │   ├── ReadOnlyStorage       ├── StorageFull           └── NetworkStorage
     ├── Pruned
@@ -175,6 +175,13 @@ class RestoreInterrupted(StateError):
 
     kind = "restore-interrupted"
     exit_code = 53
+
+
+class PositionError(StateError):
+    """The loader cannot be brought to the position in the data that a snapshot names, or has no batch to give."""
+
+    kind = "position"
+    exit_code = 54
 
 
 class StorageError(CiuicError):

@@ -1,0 +1,80 @@
+"""The position in the data: what a snapshot says of it, and how it is read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy
+
+from ciuic.errors import PositionError
+from ciuic.objects.state_tree import StateNode
+from ciuic.state.leaves import to_live
+
+COUNTS = ("next_step", "loop", "first_epoch", "epoch", "offset")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands in its data.
+
+    ``next_step``: the number of the next step. ``loop``: the number of the ``batches`` loop in the script, from 0;
+    ``first_epoch``: the epoch that it began with. ``epoch``, ``offset``: batches of this epoch that the loop was
+    given; ``length``: how many the epoch has, where the loader says so.
+    ``generators``: of the process, as the epoch began; ``own``: those of the loader and its samplers, by name. At
+    offset 0 the epoch has not begun: no ``generators``, and ``own`` as they are now.
+    ``loader``: the loader's own state at this position, where it has one.
+    """
+
+    next_step: int = 0
+    loop: int = 0
+    first_epoch: int = 0
+    epoch: int = 0
+    offset: int = 0
+    length: int | None = None
+    generators: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
+    loader: Any = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """What a snapshot's component ``data`` is made of."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "generators": _packed(self.generators), "own": dict(self.own)}
+
+
+def stored_position(node: StateNode) -> Position:
+    """The position in a snapshot's component ``data``; PositionError for anything else."""
+    value = to_live(node)
+    names = {each.name for each in fields(Position)}
+    if not isinstance(value, dict) or not {*COUNTS} <= value.keys():
+        raise _unknown()
+    values = {name: item for name, item in value.items() if name in names}  # a later version may note more
+    counts = [values[name] for name in COUNTS] + [values.get("length") or 0]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise _unknown()
+    if not all(isinstance(values.get(name, {}), dict) for name in ("generators", "own")):
+        raise _unknown()
+    return Position(**{**values, "generators": _unpacked(values.get("generators", {}))})
+
+
+def _unknown() -> PositionError:
+    return PositionError(
+        "The snapshot's position in the data is not one that this version knows. Resume with the version that wrote "
+        "it (`ciuic show`), or give up the position with `ciuic prune SNAPSHOT data`: an epoch begins anew then."
+    )
+
+
+def _packed(states: dict[str, Any]) -> dict[str, Any]:
+    """Python's 625 words as an array: a chunk that the next snapshot has in common, which a plain value is not."""
+    if "python" not in states:
+        return dict(states)
+    version, words, gauss = states["python"]
+    packed = {"version": version, "words": numpy.array(words, dtype=numpy.int64), "gauss": gauss}
+    return {**states, "python": packed}
+
+
+def _unpacked(states: dict[str, Any]) -> dict[str, Any]:
+    if "python" not in states:
+        return states
+    packed = states["python"]
+    return {**states, "python": (packed["version"], tuple(packed["words"].tolist()), packed["gauss"])}

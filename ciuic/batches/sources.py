@@ -1,0 +1,243 @@
+"""The ways in which loaders are brought to a position: by index, by their own state, or by drawing and dropping."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from ciuic.batches.generators import Apart, held_along, held_by, set_states, states_of, unique
+from ciuic.batches.numbered import Tasks, numbered_loader
+from ciuic.errors import PositionError
+from ciuic.state.leaves import has_state
+
+logger = logging.getLogger("ciuic")
+
+
+class Source(Protocol):
+    """One loader. ``own``: the generators that belong to it, by name."""
+
+    own: dict[str, Any]
+
+    def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
+        """The batches of an epoch after the first ``skip``. Generators are as they were when the epoch began.
+
+        ``state``: what ``state`` gave after so many batches; None where there was none. PositionError.
+        """
+        ...
+
+    def state(self) -> Any:
+        """The loader's own state after the batch that was handed out last; None without one."""
+        ...
+
+
+def source_of(loader: Any) -> Source:
+    """How this loader is brought to a position."""
+    if isinstance(loader, DataLoader) and _is_plain(loader):
+        return ByStream(loader) if isinstance(loader.dataset, IterableDataset) else ByIndex(loader)
+    return ByState(loader) if has_state(loader) else ByReplay(loader)
+
+
+def _is_plain(loader: DataLoader[Any]) -> bool:
+    """Whether torch's own iteration is what a loop over it gets."""
+    kind = type(loader)
+    return kind.__iter__ is DataLoader.__iter__ and kind._get_iterator is DataLoader._get_iterator
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the epoch to all that asks for it: the loader, its samplers, its dataset."""
+    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    dataset = getattr(loader, "dataset", None)
+    told: list[Any] = []
+    for each in (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None), dataset):
+        method = getattr(each, "set_epoch", None)
+        if callable(method) and not any(each is other for other in told):
+            told.append(each)
+            method(epoch)
+
+
+def length_of(loader: Any) -> int | None:
+    """How many batches an epoch has, as far as the loader says."""
+    if isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
+        return None  # what it says is a guess, and asking makes torch compare
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+class ByIndex:
+    """A DataLoader over a map-style dataset: the indices of what was drawn are drawn again, and nothing is loaded."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+        self._tasks = Tasks()
+        self._feed = numbered_loader(loader, self._tasks)
+        self.own = _of_samplers(loader)
+        known = {id(each) for each in self.own.values()}
+        found = {**held_along("dataset", loader.dataset), **held_by("collate_fn", loader.collate_fn)}
+        self._of_dataset = unique({name: each for name, each in found.items() if id(each) not in known})
+        if not getattr(loader, "in_order", True):
+            logger.warning("The loader hands out batches in whatever order they are ready: no two runs are the same.")
+
+    def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
+        sampler = self._loader.sampler if self._loader.batch_sampler is None else self._loader.batch_sampler
+        drawn: Iterator[Any] = iter(sampler)
+        # Where torch's own loader draws the seed of its workers.
+        seed = int(torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator).item())
+        indices = drawn if _draws_at_once(sampler) else Apart(drawn, (seed, epoch))
+        _pass_over(indices, skip)
+        if skip:
+            following = list(itertools.islice(indices, 1))
+            if not following:
+                return iter(())  # no reason to start workers
+            indices = itertools.chain(following, indices)
+        if state is not None:
+            set_states(self._of_dataset, state)
+        self._tasks.next = ((seed, epoch, number, batch) for number, batch in enumerate(indices, skip))
+        assert self._feed.generator is not None
+        self._feed.generator.manual_seed(seed)
+        return iter(self._feed)
+
+    def state(self) -> Any:
+        if self._loader.num_workers or not self._of_dataset:
+            return None
+        return states_of(self._of_dataset)
+
+
+class ByStream:
+    """A DataLoader over an IterableDataset: by the dataset's own state without workers, else by drawing again."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._dataset: Any = loader.dataset
+        self._workers = loader.num_workers
+        self._stateful = has_state(self._dataset) and not self._workers
+        # Workers that live on would draw in their second epoch what new ones cannot.
+        self._feed = _with_new_workers(loader) if loader.persistent_workers else loader
+        self.own = _of_samplers(loader)
+        if not self._workers and not self._stateful:
+            self.own = unique({**self.own, **held_along("dataset", self._dataset)})
+
+    def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
+        if skip and state is not None and self._stateful:
+            self._dataset.load_state_dict(state)
+            return iter(self._feed)
+        entropy = _peeked(), epoch
+        batches: Iterator[Any] = iter(self._feed)
+        if not self._workers and not self._stateful:
+            batches = Apart(batches, entropy)
+        _replay(batches, skip, "an IterableDataset with workers" if self._workers else "an IterableDataset")
+        return batches
+
+    def state(self) -> Any:
+        return self._dataset.state_dict() if self._stateful else None
+
+
+class ByState:
+    """Whatever has ``state_dict`` and ``load_state_dict``: torchdata's StatefulDataLoader, for example."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.own = _of_samplers(loader)
+
+    def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
+        if skip and state is not None:
+            self._loader.load_state_dict(state)
+        batches: Iterator[Any] = iter(self._loader)
+        if state is None:
+            _replay(batches, skip, f"a {type(self._loader).__name__} without its state")
+        return batches
+
+    def state(self) -> Any:
+        return self._loader.state_dict()
+
+
+class ByReplay:
+    """Any other iterable. An iterator can be gone through once, from where the script has made it."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._begun = False
+        self.own = held_by("loader", loader)
+
+    def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
+        if isinstance(self._loader, (list, tuple)):
+            batches = iter(self._loader)
+            _pass_over(batches, skip)
+            return batches
+        entropy = _peeked(), epoch
+        batches = iter(self._loader)
+        if batches is self._loader and (self._begun or (skip and epoch)):
+            raise PositionError(
+                f"A {type(batches).__name__} is an iterator: it can be gone through once, and this is epoch {epoch}. "
+                "Give what it was made from: a DataLoader, a list, an object whose __iter__ begins anew."
+            )
+        self._begun = True
+        batches = Apart(batches, entropy)
+        _replay(batches, skip, f"a {type(self._loader).__name__}")
+        return batches
+
+    def state(self) -> Any:
+        return None
+
+
+def _of_samplers(loader: Any) -> dict[str, Any]:
+    """The generators of a loader and its samplers."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    return unique(
+        {
+            **held_by("loader", loader),
+            **held_by("sampler", getattr(loader, "sampler", None)),
+            **held_by("batch_sampler", batch_sampler),
+            **held_by("batch_sampler.sampler", getattr(batch_sampler, "sampler", None)),
+        }
+    )
+
+
+def _draws_at_once(sampler: Any) -> bool:
+    """Whether the process's generators are drawn from for an epoch's first indices alone, as by torch's samplers."""
+    if isinstance(sampler, (list, tuple, range)):
+        return True
+    if not type(sampler).__module__.startswith("torch.utils.data"):
+        return False
+    if getattr(sampler, "generator", None) is torch.default_generator:
+        return False
+    return _draws_at_once(sampler.sampler) if isinstance(sampler, BatchSampler) else True
+
+
+def _pass_over(items: Iterator[Any], count: int) -> None:
+    passed = sum(1 for _ in itertools.islice(items, count))
+    if passed < count:
+        raise PositionError(
+            f"The snapshot stands after batch {count} of its epoch, and the loader has {passed}. "
+            "Give it the data and the batch size that it had, or `ciuic prune SNAPSHOT data` to begin an epoch anew."
+        )
+
+
+def _replay(batches: Iterator[Any], count: int, what: str) -> None:
+    if count:
+        logger.warning(
+            "%s cannot be moved to a position: the %d batches before it are loaded again and dropped.",
+            what[0].upper() + what[1:], count,
+        )  # fmt: skip
+        _pass_over(batches, count)
+
+
+def _peeked() -> int:
+    """The number that the process would draw next, without drawing it."""
+    generator = torch.Generator()
+    generator.set_state(torch.get_rng_state())
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
+
+
+def _with_new_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The same loader, which starts its workers anew in every epoch."""
+    names = (
+        *("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn"),
+        *("multiprocessing_context", "generator", "prefetch_factor"),
+    )
+    return DataLoader(loader.dataset, **{name: getattr(loader, name) for name in names})

@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from ciuic.errors import CiuicError, SnapshotSkipped, TornSnapshot
+from ciuic.errors import CiuicError, SnapshotSkipped, StateMismatch, TornSnapshot
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.refs import WHOLE
@@ -24,6 +24,7 @@ from ciuic.triggers.watch import Watch
 from ciuic.writer.pending import PendingSnapshot, completed, failed
 
 if TYPE_CHECKING:
+    from ciuic.batches import Loops
     from ciuic.state.tracked import Tracked
 
 __all__ = ["Snapshot", "SnapshotManager"]
@@ -87,6 +88,10 @@ class SnapshotManager:
         self._cost_s: float | None = None
         self._tracked: Tracked | None = None
         self._next_step = 0
+        self._loops: Loops | None = None
+        self._restored: Snapshot | None = None  # whose position in the data the next loop looks up
+        self._newest: PendingSnapshot | None = None
+        self._boundary: Moment | None = None  # the newest
 
     def __enter__(self) -> SnapshotManager:
         self._watch.begin()
@@ -168,6 +173,12 @@ class SnapshotManager:
         if not self._underway:
             latest = self.get_latest_snapshot()
             if latest is not None:
+                if self._tracked is None and "model" in latest.tree:
+                    raise StateMismatch(
+                        f"{latest!r} has a model, and nothing is tracked: it would not come back. "
+                        "Call track(model=…, optimizer=…) before, or restore(…) the snapshot yourself.",
+                        ("model: not tracked",),
+                    )
                 restored = self.restore(latest)
                 logger.info("Resuming after step %s, from %s.", restored.step, restored.id[:12])
         return self._next_step
@@ -183,6 +194,7 @@ class SnapshotManager:
         self._underway = True
         self._origin = restored.id
         self._next_step = 0 if restored.step is None else restored.step + 1
+        self._restored = restored
         self._supervised.restored(restored.step)
         return restored
 
@@ -195,13 +207,63 @@ class SnapshotManager:
         """Whether a snapshot that did not come about is to be taken now."""
         return (self._retry_at is not None and step >= self._retry_at) or (self._missed and not self.repo.busy)
 
+    def batches(
+        self, loader: Any, *, max_steps: int | None = None, max_epochs: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Resume, then give (step, batch): the very next batch first, as if the run had not stopped.
+
+        The loop ends when the run, all of it, has drawn ``max_steps`` batches or gone through ``max_epochs`` epochs;
+        without either after one epoch. Its end takes a last snapshot and waits until that is durable. A run that is
+        complete gives nothing, and the log says so; with a larger maximum it goes on. Leaving by ``break`` takes none.
+        ``loader``: a DataLoader, whose drawn batches are passed over by index and not loaded; what has ``state_dict``
+        and ``load_state_dict``, such as torchdata's StatefulDataLoader; any other iterable, whose drawn batches are
+        loaded again and dropped. PositionError when it cannot be brought to the position.
+        """
+        from ciuic.batches import Loops
+
+        self.resume()
+        loops = self._loops = self._loops or Loops()
+        restored, self._restored = self._restored, None
+        if restored is not None:
+            loops.restored(self.repo.components(restored).get("data"), restored.step, restored.epoch)
+        loop = loops.begin(loader, self._next_step, max_steps=max_steps, max_epochs=max_epochs)
+        if loop is None:
+            return
+        epoch = drawn = None
+        loops.running = True
+        try:
+            for drawn, batch in loop:
+                epoch, loops.drawn, self._next_step = loop.epoch, drawn, drawn + 1
+                yield drawn, batch
+        finally:
+            loops.running, loops.drawn = False, None
+        if drawn is None:
+            logger.warning("Nothing to do: the run is complete, with %d steps.", loop.next_step)
+        else:
+            self._end(drawn, epoch)
+
+    def _end(self, step: int, epoch: int | None) -> None:
+        """The state after the last step of a loop is durable, or has failed."""
+        newest = self._newest
+        if newest is None or newest.step != step or newest.exception() is not None:
+            last = self._boundary
+            moment = last if last is not None and last.step == step else self._moment(step, {})
+            self._order(moment, True, {"epoch": epoch, "metrics": moment.metrics}, ("end of the loop",))
+        self._raise_error()
+
     def step(self, /, **metrics: Any) -> PendingSnapshot | None:
         """End a step: ask the triggers, and save a snapshot of what is tracked if one is due; None otherwise.
 
         Call it when the step is complete, after ``optimizer.step()``. ``metrics`` are numbers or 0-d tensors, which are
-        read only when a trigger asks for them or a snapshot is due. Steps are counted from the one resumed from.
+        read only when a trigger asks for them or a snapshot is due. A step has the number of its batch; outside of
+        ``batches``, steps are counted from the one resumed from. Costs about SOME microseconds when nothing is due.
         """
-        return self.save(self._next_step, metrics=metrics)
+        step = self._next_step
+        if self._loops is not None and self._loops.running:
+            if self._loops.drawn is None:
+                return None  # this step has been ended
+            step, self._loops.drawn = self._loops.drawn, None
+        return self.save(step, metrics=metrics)
 
     def save(
         self,
@@ -222,17 +284,14 @@ class SnapshotManager:
         self._supervised.at_step(step)
         self._time(step)
         self._next_step = step + 1
-        moment = self._moment(step, details)
+        moment = self._boundary = self._moment(step, details)
         decision = self._watch.at_step(moment)
         given = {"model": model, "optimizer": optimizer, **details}
         if not (force or decision.due or self._again(step)):
             self._watch.passed(step, lambda: self._whole(given, ()))
             return None
         self._missed, self._retry_at, self._underway = False, None, True
-        pending = self._take(step, wait, self._whole(given, decision.reasons), decision.grace_s)
-        self._last = self._last_taken = step, time.monotonic()
-        pending.add_done_callback(self._ended)
-        self._watch.taken(moment, pending)
+        pending = self._order(moment, wait, given, decision.reasons, decision.grace_s)
         if pending.done() and pending.exception() is not None:
             self._watch.passed(step, lambda: self._whole(given, ()))
         if decision.leave is not None:
@@ -241,11 +300,21 @@ class SnapshotManager:
             self._raise_error()
         return pending
 
+    def _order(
+        self, moment: Moment, wait: bool, given: dict[str, Any], reasons: tuple[str, ...], grace_s: float | None = None
+    ) -> PendingSnapshot:
+        """One snapshot of this boundary."""
+        pending = self._newest = self._take(moment.step, wait, self._whole(given, reasons), grace_s)
+        self._last = self._last_taken = moment.step, time.monotonic()
+        pending.add_done_callback(self._ended)
+        self._watch.taken(moment, pending)
+        return pending
+
     def _moment(self, step: int, details: Mapping[str, Any]) -> Moment:
         return Moment(
             step=step,
             time_s=time.monotonic(),
-            epoch=details.get("epoch"),
+            epoch=details.get("epoch") or (self._loops.epoch if self._loops is not None else None),
             metrics=Metrics(details.get("metrics") or {}),
             step_s=median(self._step_seconds) if self._step_seconds else None,
             cost_s=self._cost_s,
@@ -254,9 +323,11 @@ class SnapshotManager:
         )
 
     def _whole(self, given: dict[str, Any], reasons: tuple[str, ...]) -> dict[str, Any]:
-        """The keywords of a commit: what is given, beside it what is tracked, and why."""
-        tracked = self._tracked.for_commit() if self._tracked is not None else {}
-        whole = {**tracked, **{name: value for name, value in given.items() if value is not None}}
+        """The keywords of a commit: what is given, beside it what is tracked, where in the data it stands, and why."""
+        whole = self._tracked.for_commit() if self._tracked is not None else {}
+        if self._loops is not None:
+            whole.update(data=self._loops.position(self._next_step), epoch=self._loops.epoch)
+        whole |= {name: value for name, value in given.items() if value is not None}
         routine = {f"every {trigger.interval} steps" for trigger in self._routine}  # it needs no words
         whole.setdefault("message", "; ".join(reason for reason in reasons if reason not in routine))
         return whole

@@ -49,8 +49,9 @@ class Loop:
         """After the batch that was given last: all that it takes to go on with the next one."""
         here = replace(self._position, next_step=self.next_step, offset=self._offset)
         if not self._offset:
-            return replace(here, own=states_of(self._source.own))
-        return replace(here, loader=self._source.state())
+            here = replace(here, own=states_of(self._source.own))
+        state = self._source.state(self._offset > 0)
+        return replace(here, loader=None if state is None else {"by": type(self._source).__name__, "state": state})
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         while not self.complete():
@@ -80,11 +81,12 @@ class Loop:
         length = length_of(self._loader)
         if here is self._start and here.own:
             set_states(self._source.own, here.own)
+        state = here.loader["state"] if here.loader and here.loader["by"] == type(self._source).__name__ else None
         if not self._offset:
             self._position = replace(
                 here, length=length, generators=process_states(), own=states_of(self._source.own), loader=None
             )
-            return self._source.begin(here.epoch, 0, None)
+            return self._source.begin(here.epoch, 0, state)
         if here.length is not None and length != here.length:
             logger.warning(
                 "The loader has %s batches an epoch, and had %d at the snapshot: the position is a number of batches.",
@@ -93,6 +95,6 @@ class Loop:
         before = process_states()
         set_process_states(here.generators)
         try:
-            return self._source.begin(here.epoch, self._offset, here.loader)
+            return self._source.begin(here.epoch, self._offset, state)
         finally:
             set_process_states(before)

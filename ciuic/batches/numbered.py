@@ -68,7 +68,7 @@ class WorkerStart:
         info = get_worker_info()
         assert info is not None
         numbered: Any = info.dataset
-        vars(info)["dataset"] = numbered.dataset  # it refuses to be set
+        object.__setattr__(info, "dataset", numbered.dataset)  # it refuses to be set otherwise
         if self.own is not None:
             self.own(worker)
 

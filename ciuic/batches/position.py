@@ -23,7 +23,7 @@ class Position:
     given; ``length``: how many the epoch has, where the loader says so.
     ``generators``: of the process, as the epoch began; ``own``: those of the loader and its samplers, by name. At
     offset 0 the epoch has not begun: no ``generators``, and ``own`` as they are now.
-    ``loader``: the loader's own state at this position, where it has one.
+    ``loader``: the loader's own ``state`` at this position, where it has one, and ``by`` which kind of source.
     """
 
     next_step: int = 0
@@ -53,6 +53,9 @@ def stored_position(node: StateNode) -> Position:
     if not all(type(count) is int and count >= 0 for count in counts):
         raise _unknown()
     if not all(isinstance(values.get(name, {}), dict) for name in ("generators", "own")):
+        raise _unknown()
+    loader = values.get("loader")
+    if loader is not None and not (isinstance(loader, dict) and {"by", "state"} <= loader.keys()):
         raise _unknown()
     return Position(**{**values, "generators": _unpacked(values.get("generators", {}))})
 

@@ -30,8 +30,8 @@ class Source(Protocol):
         """
         ...
 
-    def state(self) -> Any:
-        """The loader's own state after the batch that was handed out last; None without one."""
+    def state(self, within: bool) -> Any:
+        """The loader's own state after the batch that was handed out last, None without one. ``within`` an epoch."""
         ...
 
 
@@ -91,19 +91,19 @@ class ByIndex:
         seed = int(torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator).item())
         indices = drawn if _draws_at_once(sampler) else Apart(drawn, (seed, epoch))
         _pass_over(indices, skip)
+        if state is not None:
+            set_states(self._of_dataset, state)
         if skip:
             following = list(itertools.islice(indices, 1))
             if not following:
                 return iter(())  # no reason to start workers
             indices = itertools.chain(following, indices)
-        if state is not None:
-            set_states(self._of_dataset, state)
         self._tasks.next = ((seed, epoch, number, batch) for number, batch in enumerate(indices, skip))
         assert self._feed.generator is not None
         self._feed.generator.manual_seed(seed)
         return iter(self._feed)
 
-    def state(self) -> Any:
+    def state(self, within: bool) -> Any:
         if self._loader.num_workers or not self._of_dataset:
             return None
         return states_of(self._of_dataset)
@@ -113,28 +113,47 @@ class ByStream:
     """A DataLoader over an IterableDataset: by the dataset's own state without workers, else by drawing again."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self._dataset: Any = loader.dataset
         self._workers = loader.num_workers
-        self._stateful = has_state(self._dataset) and not self._workers
-        # Workers that live on would draw in their second epoch what new ones cannot.
-        self._feed = _with_new_workers(loader) if loader.persistent_workers else loader
+        self._feed = loader
+        self._stream: Stream | None = None
         self.own = _of_samplers(loader)
-        if not self._workers and not self._stateful:
-            self.own = unique({**self.own, **held_along("dataset", self._dataset)})
+        if self._workers:
+            # Workers that live on would draw in their second epoch what new ones cannot.
+            self._feed = _like(loader, loader.dataset) if loader.persistent_workers else loader
+        elif has_state(loader.dataset):
+            self._stream = Stream(loader.dataset)
+            self._feed = _like(loader, self._stream)
+        else:
+            self.own = unique({**self.own, **held_along("dataset", loader.dataset)})
 
     def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
-        if skip and state is not None and self._stateful:
-            self._dataset.load_state_dict(state)
-            return iter(self._feed)
+        if self._stream is not None and state is not None:
+            self._stream.dataset.load_state_dict(state["dataset"])
+            return iter(()) if state["ended"] and skip else iter(self._feed)
         entropy = _peeked(), epoch
         batches: Iterator[Any] = iter(self._feed)
-        if not self._workers and not self._stateful:
+        if not self._workers and self._stream is None:
             batches = Apart(batches, entropy)
         _replay(batches, skip, "an IterableDataset with workers" if self._workers else "an IterableDataset")
         return batches
 
-    def state(self) -> Any:
-        return self._dataset.state_dict() if self._stateful else None
+    def state(self, within: bool) -> Any:
+        if self._stream is None:
+            return None
+        return {"dataset": self._stream.dataset.state_dict(), "ended": self._stream.ended}
+
+
+class Stream(IterableDataset[Any]):
+    """A dataset that is known to have ended: a loader asks for more before it hands out the last, smaller batch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.ended = False
+
+    def __iter__(self) -> Iterator[Any]:
+        self.ended = False
+        yield from self.dataset
+        self.ended = True
 
 
 class ByState:
@@ -145,15 +164,25 @@ class ByState:
         self.own = _of_samplers(loader)
 
     def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
-        if skip and state is not None:
-            self._loader.load_state_dict(state)
-        batches: Iterator[Any] = iter(self._loader)
-        if state is None:
+        if state is not None and "dataset" in state:
+            self._loader.dataset.load_state_dict(state["dataset"])
+        if not skip or state is None:
+            batches: Iterator[Any] = iter(self._loader)
             _replay(batches, skip, f"a {type(self._loader).__name__} without its state")
+            return batches
+        self._loader.load_state_dict(state["loader"])
+        batches = iter(self._loader)
+        set_states(self.own, state["own"])  # beginning again may draw another number of times
         return batches
 
-    def state(self) -> Any:
-        return self._loader.state_dict()
+    def state(self, within: bool) -> Any:
+        """Between epochs the dataset's alone: a loader that has come to its end draws when it is told so."""
+        if within:
+            return {"loader": self._loader.state_dict(), "own": states_of(self.own)}
+        dataset: Any = getattr(self._loader, "dataset", None)
+        if has_state(dataset) and not getattr(self._loader, "num_workers", 0):
+            return {"dataset": dataset.state_dict()}
+        return None
 
 
 class ByReplay:
@@ -181,7 +210,7 @@ class ByReplay:
         _replay(batches, skip, f"a {type(self._loader).__name__}")
         return batches
 
-    def state(self) -> Any:
+    def state(self, within: bool) -> Any:
         return None
 
 
@@ -234,10 +263,10 @@ def _peeked() -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
 
-def _with_new_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """The same loader, which starts its workers anew in every epoch."""
+def _like(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
+    """A loader of the same options, which starts its workers anew in every epoch."""
     names = (
         *("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn"),
         *("multiprocessing_context", "generator", "prefetch_factor"),
     )
-    return DataLoader(loader.dataset, **{name: getattr(loader, name) for name in names})
+    return DataLoader(dataset, **{name: getattr(loader, name) for name in names})

@@ -1,0 +1,67 @@
+"""The ``batches`` loops of a script, one after the other: which of them a run stands in, and where in it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from ciuic.batches.loop import Loop
+from ciuic.batches.position import Position, stored_position
+from ciuic.objects.state_tree import StateNode
+
+logger = logging.getLogger("ciuic")
+
+
+class Loops:
+    """``drawn``: the step of the batch that was given last, until it is ended; None outside of a loop.
+
+    A loop is known by its number in the script, from 0. One that came before the position is over and gives nothing;
+    the one of the position goes on from there; a later one begins an epoch.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.drawn: int | None = None
+        self._number = 0
+        self._loop: Loop | None = None
+        self._stored: Position | None = None
+
+    def restored(self, node: StateNode | None, step: int | None, epoch: int | None) -> None:
+        """A snapshot was restored. ``node``: its component ``data``; without it an epoch begins anew, of its number."""
+        if node is None:
+            logger.warning("The snapshot of step %s has no position in the data: an epoch begins anew.", step)
+            at = Position(next_step=0 if step is None else step + 1, first_epoch=epoch or 0, epoch=epoch or 0)
+        else:
+            at = stored_position(node)
+        if self._number:  # not at the start of the script: back to where this snapshot stood in its loop
+            self._number = at.loop
+        self._stored, self._loop = at, None
+
+    def begin(self, loader: Any, next_step: int, *, max_steps: int | None, max_epochs: int | None) -> Loop | None:
+        """The script's next loop; None when it is over."""
+        number, self._number = self._number, self._number + 1
+        at = self._here() or Position(next_step=next_step)
+        if at.loop > number:
+            logger.warning("Nothing to do: the run stands at step %d, in a later loop.", at.next_step)
+            return None
+        if at.loop < number:
+            epoch = at.epoch + (at.offset > 0)
+            at = Position(next_step=at.next_step, loop=number, first_epoch=epoch, epoch=epoch)
+        self._loop = Loop(loader, at, max_steps=max_steps, max_epochs=max_epochs)
+        return self._loop
+
+    @property
+    def epoch(self) -> int | None:
+        """Of the batch that was given last, in a loop."""
+        return self._loop.epoch if self.running and self._loop is not None else None
+
+    def position(self, next_step: int) -> dict[str, Any] | None:
+        """What a snapshot says of it; None before any loop. ``next_step`` counts where no loop does."""
+        here = self._here()
+        if here is None:
+            return None
+        return (here if self.running else replace(here, next_step=next_step)).to_plain()
+
+    def _here(self) -> Position | None:
+        return self._stored if self._loop is None else self._loop.position()

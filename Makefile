@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # How many test processes; `make test WORKERS=8` on a larger machine.
 WORKERS ?= 2
 
-.PHONY: help demo test lint crash bench bench-stall bench-size bench-throughput docs clean
+.PHONY: help demo test lint crash storm histories bench bench-stall bench-size bench-throughput docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,18 @@ test: lint $(VENV)/.test ## ruff, mypy, then every test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 crash: $(VENV)/.test ## Every image that a power cut may leave, with every state of the index (about 20 minutes)
-	CRASH_IMAGES=all $(BIN)/python -m pytest -n $(WORKERS) tests/crash $(ARGS)
+	CRASH_IMAGES=all $(BIN)/python -m pytest -n $(WORKERS) -rP tests/crash $(ARGS)
+
+# How often, for make storm; how many, and how long, for make histories.
+KILLS ?= 1000
+HISTORIES ?= 200
+STEPS ?= 75
+
+storm: $(VENV)/.test ## Trainers, readers and gc, killed at any instant: make storm KILLS=1000 (about 10 minutes)
+	STORM_KILLS=$(KILLS) $(BIN)/python -m pytest -n $(WORKERS) -rP tests/storm $(ARGS)
+
+histories: $(VENV)/.test ## Any history against plain dictionaries: make histories HISTORIES=200 STEPS=75 (about 3 minutes)
+	CIUIC_HISTORIES=$(HISTORIES) CIUIC_HISTORY_STEPS=$(STEPS) $(BIN)/python -m pytest tests/model $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import lmdb
@@ -83,11 +83,22 @@ def collect(
     Raises MissingObject, DamagedData or DamagedRef, with nothing deleted, when anything live cannot be read;
     ClockDisagrees; LockTimeout when commits and readers do not make room in time.
     """
-    for _ in range(ATTEMPTS):
+    before: GcReport | None = None
+    attempts = ATTEMPTS
+    while attempts:
+        collector = _Collector(store, dry_run, expire, trust_clock, thorough)
         try:
-            return _Collector(store, dry_run, expire, trust_clock, thorough).run()
+            report = collector.run()
         except _Restart:
+            attempts -= 1
             continue
+        report = report if before is None else _together(before, report)
+        gained = report.freed_bytes - (0 if before is None else before.freed_bytes)
+        if not collector.short_of_room or gained <= 0:
+            return report
+        before = report  # there is more room now
+    if before is not None:
+        return before
     raise LockTimeout("Other gc runs kept coming in between. Nothing was lost; try again later.")
 
 
@@ -97,7 +108,23 @@ def repack(store: Store, *, dry_run: bool = False) -> RepackReport:
     return RepackReport(report.rebased, report.rebased_bytes, gc=report)
 
 
+def _together(first: GcReport, then: GcReport) -> GcReport:
+    """Of two sweeps, one after the other."""
+    return replace(
+        then,
+        freed_bytes=first.freed_bytes + then.freed_bytes,
+        freed_packs=first.freed_packs + then.freed_packs,
+        repacked_packs=first.repacked_packs + then.repacked_packs,
+        rebased=first.rebased + then.rebased,
+        rebased_bytes=first.rebased_bytes + then.rebased_bytes,
+        expired_records=first.expired_records or then.expired_records,
+        quarantined=tuple(sorted({*first.quarantined, *then.quarantined})),
+    )
+
+
 class _Collector:
+    """One sweep. ``short_of_room``: the disk was too full for all that was to be copied."""
+
     def __init__(
         self, store: Store, dry_run: bool, expire: timedelta | None, trust_clock: bool, thorough: bool
     ) -> None:
@@ -108,6 +135,7 @@ class _Collector:
         self.thorough = thorough
         self.copied: dict[bytes, str] = {}
         self.rebased = self.rebased_bytes = 0
+        self.short_of_room = False
         self.fresh_packs: set[str] = set()
         self.bad_records: set[tuple[str, bytes]] = set()
 
@@ -192,6 +220,7 @@ class _Collector:
             published = session.publish()
         except StorageFull:
             session.abandon()
+            self.short_of_room = True
             return marks
         except BaseException:
             session.abandon()
@@ -211,19 +240,31 @@ class _Collector:
         self.store.index_commit(published, {})
 
     def _repack_if_there_is_room(self, marks: Marks) -> set[str]:
-        """A full disk is when gc is needed most: then it frees whole packs only."""
-        try:
-            return self._repack(marks)
-        except StorageFull:
-            self.bad_records.clear()
-            return set()
+        """Copy what is live in sparse and in many small packs, verified, into new packs, durable on return.
 
-    def _repack(self, marks: Marks) -> set[str]:
-        """Copy what is live in sparse and in many small packs, verified, into new packs, durable on return."""
+        A full disk is when gc is needed most. Each pack holds a small object that stays, so without any copy hardly one
+        is free to go: of those that may go then, the ones of which least lives are copied, as many as there is room
+        for. The sweep makes more room.
+        """
         names = candidates(marks, thorough=self.thorough, without=self.fresh_packs)
         names += sorted((self._bad_packs & self.store.present) - set(names))
-        if not names:
-            return set()
+        while names:
+            try:
+                return self._repack(marks, names)
+            except StorageFull:
+                self.bad_records.clear()
+                self.short_of_room = True
+                names = self._cheapest_half(marks, names)
+        return set()
+
+    def _cheapest_half(self, marks: Marks, names: list[str]) -> list[str]:
+        """Of which least lives, and which nothing in the packs that stay leans on."""
+        live = {name: sum(row.header.stored_length for row in marks.live(self.store.pack(name))) for name in names}
+        half = sorted(names, key=lambda name: (live[name], name))[: len(names) // 2]
+        may_go = without_support(marks, {*half, *self._dead(marks)})
+        return [name for name in half if name in may_go]
+
+    def _repack(self, marks: Marks, names: list[str]) -> set[str]:
         session = self.store.new_packs()
         decoder = Decoder(marks.copies)
         try:

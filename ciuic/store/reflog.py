@@ -134,6 +134,7 @@ class RefLog:
         self.tmp = tmp
         self.named = set() if named is None else named
         self.failed: LogRecord | None = None
+        self.unsure = False  # a write or a sync failed: what the disk has is unknown; not when nothing was tried
 
     @contextlib.contextmanager
     def _opened(self, *, write: bool = False) -> Iterator[int]:
@@ -217,7 +218,11 @@ class RefLog:
         """Whoever made or rewrote this file may have died before the folder's sync, and its records with its name."""
         status = os.fstat(descriptor)
         if (status.st_dev, status.st_ino) not in self.named:
-            self.fs.sync_folder(os.path.dirname(self.path))
+            try:
+                self.fs.sync_folder(os.path.dirname(self.path))
+            except StorageError:
+                self.unsure = True
+                raise
             self.named.add((status.st_dev, status.st_ino))
 
     def _append(self, descriptor: int, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
@@ -230,7 +235,7 @@ class RefLog:
             self.fs.write_at(descriptor, encode_record(self.name, record), offset, self.path)
             self.fs.sync(descriptor, self.path)
         except StorageError:
-            self.failed = record
+            self.failed, self.unsure = record, True
             self._withdraw(descriptor, offset)
             raise
         return record
@@ -263,7 +268,7 @@ class RefLog:
         try:
             self.fs.sync_folder(os.path.dirname(self.path))
         except StorageError:
-            self.failed = record
+            self.failed, self.unsure = record, True
             with contextlib.suppress(StorageError, LockTimeout, FileNotFoundError), self._locked() as descriptor:
                 # Not unlinked: another process may have appended, and that was acknowledged.
                 if descriptor is not None and self._tail(descriptor)[0] == record:

@@ -161,7 +161,8 @@ class Refs:
         try:
             return log.append(expected, new, _actor(), action)
         except StorageError:
-            self._suspect[name] = log.failed
+            if log.unsure:
+                self._suspect[name] = log.failed
             raise
 
     @property

@@ -1,12 +1,18 @@
 """Runs whose snapshots are taken in the background."""
 
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 import ciuic
 from ciuic.capture.copying import Copy
+
+STORE = str(Path(__file__).parent.parent / "store")
+if STORE not in sys.path:
+    sys.path.append(STORE)  # small_disk
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ def reads(monkeypatch):
     ids = []
     whole, payload = Pack.raw, Pack.read_payload
 
-    def counting(self, offset, stored_length, id):
+    def counting(self, offset, stored_length, id, *kind):
         ids.append(id)
-        return whole(self, offset, stored_length, id)
+        return whole(self, offset, stored_length, id, *kind)
 
     def counting_payloads(self, record, out):
         ids.append(record.header.id)

@@ -31,6 +31,7 @@ FAULTS = {
     "input/output error once": {"number": errno.EIO},
     "input/output error for ever": {"number": errno.EIO, "for_ever": True},
     "read-only for ever": {"number": errno.EROFS, "for_ever": True},
+    "interrupted once": {"number": errno.EINTR},
 }
 
 
@@ -144,6 +145,27 @@ def test_every_read_fails(tmp_path: Path, operation: Callable[[Trainer], None]) 
         shutil.rmtree(copy)
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_sync_succeeds_any_more(tmp_path: Path, operation: Callable[[Trainer], None]) -> None:
+    """From the Nth sync on every one fails, and writes go on: nothing is acknowledged that is not durable.
+
+    A sync is never tried again, so what the first one left unsure stays out; when the disk is well, all goes on.
+    """
+    syncs = ("sync", "sync_folder")
+    original = tmp_path / "original"
+    before = prepared(original)
+    for number in range(len(effects(original, operation, syncs))):
+        copy = tmp_path / "copy"
+        shutil.copytree(original, copy)
+        fs = Faulty(number, for_ever=True, effects=syncs)
+        trainer = Trainer(copy, fs)
+        with contextlib.suppress(StorageError):
+            operation(trainer)
+        fs.at = -1
+        still_sound(copy, before, trainer if number % 2 else None)
+        shutil.rmtree(copy)
+
+
 CRASHING = """
 import os, shutil, sys
 from pathlib import Path
@@ -254,7 +276,36 @@ def test_short_writes_and_interruptions(trainer: Trainer, monkeypatch: pytest.Mo
     assert check(trainer.store, read_data=True).ok
 
 
-# Real full and read-only disks
+INTERRUPTED = """
+import signal, sys
+from datetime import timedelta
+from ministore import Trainer, noise
+from ciuic.store.fsck import check
+from ciuic.store.gc import collect
+count = 0
+def interrupt(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+trainer = Trainer.create(sys.argv[1])
+number = 0
+while number < 5 or count < 50:
+    number += 1
+    state = {"w": noise(number, 200_000), "same": noise("same", 9000)}
+    assert trainer.load(trainer.commit(state)) == state
+collect(trainer.store, expire=timedelta(0))
+assert check(trainer.store, read_data=True).ok
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_interrupted_all_the_time(tmp_path: Path) -> None:
+    """A signal a millisecond, each of which ends the call that it meets (EINTR): commits, reads and gc go on."""
+    assert output(python(INTERRUPTED, tmp_path / "repo")) == ""
+
+
+# Real read-only disks; test_small_disk.py has the full ones
 
 
 LIMITED = """

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from faulty import Faulty
 from ministore import Trainer, noise, output, python
 
-from ciuic.errors import CiuicError, DamagedRef, InvalidRefName, RefConflict, StorageError
+from ciuic.errors import (
+    CiuicError,
+    DamagedRef,
+    InvalidRefName,
+    ReadOnlyStorage,
+    RefConflict,
+    StorageError,
+    StorageFull,
+)
 from ciuic.store.expiry import read_logs
 from ciuic.store.fs import LOCAL, FileSystem
 from ciuic.store.fsck import check
@@ -547,3 +557,25 @@ def test_only_our_errors(trainer: Trainer) -> None:
                     continue
             path.unlink() if before is None else path.write_bytes(before)
     assert isinstance(trainer.store, Store)
+
+
+def test_a_log_that_could_not_even_be_opened_is_not_in_doubt(trainer: Trainer) -> None:
+    """On a read-only or a full disk the second attempt said that a write had failed before, and no word of the reason.
+
+    Nothing had been written: there was nothing to be written anew, and no room for it either.
+    """
+    trainer.commit({"w": b"1"})
+    tip = str(trainer.tip())
+    for error, number, effect, branch in (
+        (ReadOnlyStorage, errno.EROFS, "open", "main"),
+        (StorageFull, errno.ENOSPC, "create", "new"),
+    ):
+        fs = Faulty(number=number, for_ever=True, effects=(effect,))
+        view = Trainer(trainer.store.path, fs)
+        for _ in range(2):
+            fs.at = -1
+            with view.store.shared():
+                fs.at = fs.count
+                with pytest.raises(error):
+                    view.store.refs.set(f"refs/heads/{branch}", tip, "set")
+            assert not view.store.refs.suspect

@@ -20,7 +20,7 @@ from training import CHANGES, State
 
 from ciuic.capture.placed import Placed
 from ciuic.commit.pipeline import Details
-from ciuic.errors import MissingObject, Pruned
+from ciuic.errors import LockTimeout, MissingObject, Pruned
 from ciuic.objects.state_tree import Container, StateNode, Tensor
 from ciuic.restore.stored_snapshot import StoredSnapshot
 from ciuic.store.fs import FileSystem
@@ -136,8 +136,8 @@ def reader(path: str, ledger: Ledger, chance: random.Random) -> None:
                 assert id in ledger.read().freed, f"{id} is gone"
             else:
                 assert digest(found) == known.saved[id], f"{id} is not what was saved"
-        if number % 4 == 0:
-            report = handle.fsck(read_data=number % 8 == 0)
+        if number % 8 == 0:
+            report = handle.fsck(read_data=number % 16 == 0)
             assert report.ok, report.problems
         if number % 10 == 0:
             with contextlib.suppress(OSError):  # others make it anew meanwhile
@@ -158,21 +158,29 @@ def held(handle: Handle, id: str, seconds: float) -> dict[str, object]:
 
 
 def gc(path: str, ledger: Ledger, chance: random.Random) -> None:
-    """Forgets what is expired, sweeps, repacks, flattens."""
+    """Forgets what is expired, sweeps, repacks, flattens; where a reader takes too long, it gives up, as it says."""
     handle = opened(path)
     while True:
         what = chance.choice(["gc --expire now", "gc --expire now", "gc", "repack", "flatten"])
-        if what == "flatten":
-            with contextlib.suppress(Pruned, MissingObject):
-                tip = handle.following.from_head().parent
-                if tip is not None:
-                    handle.flatten(tip)
-        elif what == "repack":
-            handle.repack()
+        try:
+            upkeep(handle, what)
+        except LockTimeout:
+            ledger.write("gave-up")
         else:
-            handle.gc(expire=what.endswith("now"))
-        ledger.write("swept")
+            ledger.write("swept")
         time.sleep(2 * PAUSE_S)
+
+
+def upkeep(handle: Handle, what: str) -> None:
+    if what == "flatten":
+        tip = handle.following.from_head().parent
+        if tip is not None:
+            with contextlib.suppress(Pruned, MissingObject):
+                handle.flatten(tip)
+    elif what == "repack":
+        handle.repack()
+    else:
+        handle.gc(expire=what.endswith("now"))
 
 
 Role = Callable[[str, Ledger, random.Random], None]

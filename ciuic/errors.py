@@ -7,7 +7,7 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── RepositoryError
     │   ├── NotARepository        ├── RepositoryExists      ├── UnsupportedFormat     └── InvalidConfig
     ├── RevisionError
-    │   ├── UnknownRevision       ├── AmbiguousRevision     └── UnknownPath
+    │   ├── UnknownRevision       ├── AmbiguousRevision     ├── UnknownPath           └── BisectError
     ├── RefError
     │   ├── InvalidRefName        ├── RefExists             ├── UnknownRef            └── RefConflict
     ├── DamageError
@@ -91,6 +91,13 @@ class UnknownPath(RevisionError):
 
     kind = "unknown-path"
     exit_code = 23
+
+
+class BisectError(RevisionError):
+    """A search for the first bad snapshot cannot go on like this. The answers so far are kept."""
+
+    kind = "bisect"
+    exit_code = 24
 
 
 class RefError(CiuicError):

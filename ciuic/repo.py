@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ciuic.commit.earlier import Memory
     from ciuic.commit.pipeline import Details
     from ciuic.doctor import Finding
+    from ciuic.history.bisect import Bisection
     from ciuic.history.diff import Diff
     from ciuic.history.notes import Note
     from ciuic.history.statistics import Stats
@@ -534,6 +535,12 @@ class Repo:
             first, second = self._resolve(a).snapshot, self._resolve(b).snapshot
             trees = self.components(first), self.components(second)
         return diff_states(first, second, *trees, path=path, progress=progress)
+
+    def bisection(self) -> Bisection:
+        """The search for the first bad snapshot: begun, answered and read; see ``ciuic bisect``."""
+        from ciuic.history.bisect import Bisection
+
+        return Bisection(self._store)
 
     def stats(self) -> Stats:
         """What the repository holds, and what storing things once and coding them has saved."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ciuic.cli.paint import Paint, display_width, pad
@@ -21,17 +21,27 @@ class Column:
     """Blanks before the next column."""
 
 
-def aligned(paint: Paint, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A line for each row. A column that is empty in every row takes no room; a row may be shorter."""
+def aligned(
+    paint: Paint,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    styles: Mapping[tuple[int, int], str] | None = None,
+) -> Iterator[str]:
+    """A line for each row. A column that is empty in every row takes no room; a row may be shorter.
+
+    ``styles``: (row, column) → the style of a cell that looks other than its column.
+    """
+    styles = styles or {}
     widths = [
         max((display_width(row[index]) for row in rows if index < len(row)), default=0) for index in range(len(columns))
     ]
-    for row in rows:
+    for number, row in enumerate(rows):
         line = ""
-        for cell, column, width in zip(row, columns, widths, strict=False):
+        for index, (cell, column, width) in enumerate(zip(row, columns, widths, strict=False)):
             if width:
                 padded = pad(cell, width, right=column.right)
-                line += (paint(padded, column.style) if column.style else padded) + " " * column.gap
+                style = styles.get((number, index), column.style)
+                line += (paint(padded, style) if style else padded) + " " * column.gap
         yield line.rstrip()
 
 

@@ -42,12 +42,22 @@ if TYPE_CHECKING:
 @click.argument("revision", metavar="[REV]", required=False, type=REVISION)
 @click.option("-n", "--limit", metavar="N", type=click.IntRange(min=0), help="The newest N only.")
 @click.option("--all", "everything", is_flag=True, help="The snapshots of every branch and tag.")
+@click.option(
+    "--metric",
+    "metrics",
+    metavar="NAME",
+    multiple=True,
+    help="Show this metric over the steps; -NAME where the highest is the best. May be given several times.",
+)
 @pass_session
-def log_command(session: Session, revision: str | None, limit: int | None, everything: bool) -> None:
+def log_command(
+    session: Session, revision: str | None, limit: int | None, everything: bool, metrics: tuple[str, ...]
+) -> None:
     """List the snapshots behind REV (default HEAD) as a graph, newest first.
 
     A line shows id, step, age, metrics, the bytes that the snapshot added to the store, the refs that point
-    to it, its message, and its notes.
+    to it, its message, and its notes. With --metric the metrics have columns of their own, with the best and the worst
+    marked, and on a terminal bars and a line that shows the whole course; "!" in it is a NaN or an infinity.
     """
     if everything and revision is not None:
         raise click.UsageError("--all lists every branch: it takes no REV.")
@@ -57,7 +67,11 @@ def log_command(session: Session, revision: str | None, limit: int | None, every
     else:
         snapshots = graph.children_first(repo.log(revision, limit=limit))
     labels, prunes, notes = labels_by_snapshot(repo), repo.prunes(), session.notes(repo)
-    if session.as_json:
+    if metrics:
+        from ciuic.cli import trend
+
+        trend.write(session, snapshots, metrics, labels, notes)
+    elif session.as_json:
         for snapshot in snapshots:
             session.emit(snapshot_record(snapshot, labels, prunes, notes))
     elif snapshots:

@@ -25,11 +25,19 @@ def reference() -> str:
     for name in COMMANDS:
         command = root.get_command(context, name)
         assert command is not None
-        lines += ["", f"## ciuic {name}", "", "```", _usage(name, command), "```", "", *_description(command)]
-        options = [*_options(command)]
-        if options:
-            lines += ["", *options]
+        lines += _section(name, command)
     return "\n".join(lines) + "\n"
+
+
+def _section(name: str, command: click.Command, depth: int = 2) -> Iterator[str]:
+    """A command, then those that it has itself."""
+    yield from ["", f"{'#' * depth} ciuic {name}", "", "```", _usage(name, command), "```", "", *_description(command)]
+    options = [*_options(command)]
+    if options:
+        yield from ["", *options]
+    if isinstance(command, click.Group):
+        for each, child in command.commands.items():
+            yield from _section(f"{name} {each}", child, depth + 1)
 
 
 def updated(text: str) -> str:
@@ -42,7 +50,8 @@ def updated(text: str) -> str:
 
 def _usage(name: str, command: click.Command) -> str:
     arguments = [param.metavar or param.name or "" for param in command.params if isinstance(param, click.Argument)]
-    return " ".join(["ciuic", name, "[OPTIONS]", *arguments])
+    rest = ["COMMAND"] if isinstance(command, click.Group) else ["[OPTIONS]", *arguments]
+    return " ".join(["ciuic", name, *rest])
 
 
 def _description(command: click.Command) -> Iterator[str]:

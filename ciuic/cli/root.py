@@ -18,6 +18,7 @@ COMMANDS = {
     "show": ("history", "Print one snapshot"),
     "ls": ("contents", "List what a snapshot holds"),
     "diff": ("comparison", "Compare two snapshots in numbers"),
+    "bisect": ("bisect", "Find the first bad snapshot"),
     "checkout": ("refs", "Choose where the next run resumes"),
     "branch": ("refs", "List, make or delete branches"),
     "note": ("notes", "Write down what is worth remembering of a snapshot"),

@@ -54,6 +54,15 @@ class Session:
         except OSError as error:
             raise click.UsageError(f"Cannot work in {directory}: {error.strerror}. Give -C a folder.") from None
 
+    @property
+    def draws(self) -> bool:
+        """Whether bars and the like are wanted: on a terminal, or with --color always, where the characters exist."""
+        try:
+            "▁█→".encode(sys.stdout.encoding or "ascii")
+        except (LookupError, UnicodeEncodeError):
+            return False
+        return self.color or sys.stdout.isatty()
+
     def repository_path(self) -> str:
         """The folder of the repository that this invocation works on; raises NotARepository."""
         return find_repository(self.repository, os.environ if self.directory is None else {})

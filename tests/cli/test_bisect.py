@@ -29,7 +29,7 @@ def asked(run: Run, script: str, *options: str) -> Result:
 
 def test_run_finds_the_first_bad_one(change: Run, copy: Path, ids: dict[str, str]) -> None:
     """It says what it tries, what came of it, the result with step and metrics, and what to do then. HEAD stays."""
-    before = change("log", "--all").out
+    before = change("log", "--all", "--json").out
     result = asked(change, SPIKED)
     assert (result.code, result.err) == (0, "")
     *tries, found, good, hint = result.lines
@@ -39,7 +39,7 @@ def test_run_finds_the_first_bad_one(change: Run, copy: Path, ids: dict[str, str
     assert len(tries) == 4, "two tries, two lines each"
     assert tries[0].startswith("Trying ") and tries[0].endswith("; 4 to choose from, about 3 tries")
     assert " is bad (exit code 1, " in result.out and " is good (exit code 0, " in result.out
-    assert change("log", "--all").out == before
+    assert change("log", "--all", "--json").out == before
     assert not (copy / "bisect").exists(), "a search that has ended leaves nothing behind"
 
 

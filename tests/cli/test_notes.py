@@ -53,7 +53,7 @@ def test_taking_one_back(change: Run, ids: dict[str, str]) -> None:
     assert result.out == f"note 1 on {ids['main:599'][:8]} (step 599) deleted; it said: first\n"
     assert change("note", "HEAD", "--json").record["text"] == "second"
     assert change("--json", "note", "HEAD", "-d", "1").record["deleted"] is True
-    assert change("log").out == change("log").out.replace("note", "")
+    assert "note" not in change("log").out
 
 
 def test_nothing_to_list(run: Run, ids: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.refs import WHOLE
 from ciuic.supervised import Supervised
+from ciuic.triggers.configured import combined
 from ciuic.triggers.engine import Engine, Moment, Run, Trigger
 from ciuic.triggers.numbers import Metrics
 from ciuic.triggers.steps import EverySteps
@@ -39,7 +40,8 @@ class SnapshotManager:
 
     ``snapshot_dir`` becomes an ordinary repository if it is new or empty. A snapshot is due when one of ``triggers``
     says so, asked at the end of every step; ``auto_save_interval=100`` is one of them: after every 100th completed
-    step (99, 199, …). Several at once make one snapshot, whose message lists their reasons.
+    step (99, 199, …). The table ``[triggers]`` of ``config.toml`` may ask for others, of kinds that are not given here.
+    Several at once make one snapshot, whose message lists their reasons.
 
     ``track`` says what belongs to the run and ``step`` ends a step. Or hand the objects over with every ``save``.
     Either returns in milliseconds, and another process stores the snapshot (see ``Repo.commit(wait=False)``).
@@ -67,7 +69,8 @@ class SnapshotManager:
         past_metrics = weakref.WeakMethod(self._past_metrics)  # a run that is forgotten is closed
         run = Run(self.repo.path, lambda: method() if (method := past_metrics()) else ())
         abandon = partial(self.repo.close, timeout=0)
-        self._watch = Watch(Engine([*self._routine, *triggers]), run, self.repo.commit_components, abandon)
+        asked = combined(self.repo.settings("triggers"), [*self._routine, *triggers])
+        self._watch = Watch(Engine(asked), run, self.repo.commit_components, abandon)
         self._supervised.opened(self.repo.path)
         self.repo.await_earlier_run()
         self.auto_save_interval = auto_save_interval

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 import torch
+from numpy.random import mtrand
 
 from ciuic.state.rng import GENERATORS, generator_state, set_generator_state
 
@@ -80,7 +81,8 @@ class Apart:
     """An iterator whose draws, from its second item on, come from a stream of generators of its own.
 
     So they do not depend on what training draws in between. The first item is drawn from the process's generators, as
-    in a plain loop: whoever draws all of an epoch at its beginning sees no difference.
+    in a plain loop: whoever draws all of an epoch at its beginning sees no difference. Costs a tenth of a millisecond
+    an item.
     """
 
     def __init__(self, iterator: Iterator[Any], entropy: tuple[int, ...]) -> None:
@@ -89,7 +91,7 @@ class Apart:
         self._begun = False
         self._torch = torch.Generator().manual_seed(next(seeds)).get_state()
         self._python = random.Random(next(seeds)).getstate()
-        self._numpy = numpy.random.RandomState(next(seeds) >> 32).get_state(legacy=False)
+        self._numpy: Any = numpy.random.MT19937(next(seeds))
 
     def __iter__(self) -> Apart:
         return self
@@ -106,8 +108,23 @@ class Apart:
 
     def _exchange(self) -> None:
         """Put the own states in the place of the process's, and those aside."""
-        outside = torch.get_rng_state(), random.getstate(), numpy.random.get_state(legacy=False)
+        outside = torch.get_rng_state(), random.getstate(), mtrand.get_bit_generator()
         torch.set_rng_state(self._torch)
         random.setstate(self._python)
-        numpy.random.set_state(self._numpy)
+        # 400 times as fast as by states; numpy forgets a normal number that it has kept.
+        mtrand.set_bit_generator(self._numpy)
         self._torch, self._python, self._numpy = outside
+
+
+def forgetting(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches; before each numpy forgets a normal number that it has kept.
+
+    Where indices are drawn apart it does so whenever one is drawn, which is at other moments after a resume.
+    """
+    while True:
+        mtrand.set_bit_generator(mtrand.get_bit_generator())
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        yield batch

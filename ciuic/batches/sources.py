@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from ciuic.batches.generators import Apart, held_along, held_by, set_states, states_of, unique
+from ciuic.batches.generators import Apart, forgetting, held_along, held_by, set_states, states_of, unique
 from ciuic.batches.numbered import Tasks, numbered_loader
 from ciuic.errors import PositionError
 from ciuic.state.leaves import has_state
@@ -89,10 +89,15 @@ class ByIndex:
         drawn: Iterator[Any] = iter(sampler)
         # Where torch's own loader draws the seed of its workers.
         seed = int(torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator).item())
-        indices = drawn if _draws_at_once(sampler) else Apart(drawn, (seed, epoch))
+        apart = not _draws_at_once(sampler)
+        indices: Iterator[Any] = Apart(drawn, (seed, epoch)) if apart else drawn
         _pass_over(indices, skip)
         if state is not None:
             set_states(self._of_dataset, state)
+        batches = self._load(indices, epoch, skip, seed)
+        return forgetting(batches) if apart else batches
+
+    def _load(self, indices: Iterator[Any], epoch: int, skip: int, seed: int) -> Iterator[Any]:
         if skip:
             following = list(itertools.islice(indices, 1))
             if not following:

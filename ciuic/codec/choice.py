@@ -31,6 +31,9 @@ PAIRED = 0.45
 time, and finds no matches in them that are not worth looking for."""
 NEARLY = 0.95
 """Share of the elements that have one of 15 neighbouring values, for codes of four bits."""
+COMMON = 0.75
+"""Share of the elements that have one value, from which on two in a byte are coded with a loss: no code is shorter
+than a bit."""
 ZIGZAG_GAINS = 0.002
 """Share of the raw bytes that zigzag has to save beside BALANCED, which takes half the time."""
 FEW = 16 << 10
@@ -180,11 +183,11 @@ class _Counts:
         mode = int(counts.argmax())
         if counts[mode] == self.count:
             return Group(place, 1, CONSTANT, 1, mode)
+        low, share = _window(counts, 15)
+        if share >= NEARLY * self.count and counts[mode] < COMMON * self.count:
+            return Group(place, 1, SPLIT, 4, low)
         if counts[mode] >= MOSTLY * self.count:
             return Group(place, 1, SPLIT, 1, mode)
-        low, share = _window(counts, 15)
-        if share >= NEARLY * self.count:
-            return Group(place, 1, SPLIT, 4, low)
         if ratio > SKEWED:
             return Group(place, 1, ZSTD)
         low, share = _window(counts, 3)

@@ -60,11 +60,7 @@ def split(x: Elements, bits: int, centre: int) -> tuple[int, Elements, Elements]
     codes = scratch("codes", -(-count // 4) * 4)
     codes[count:] = 0
     np.negative(escaped.view(np.uint8)[:count], out=codes[:count])
-    if x.itemsize > 1:
-        low = scratch("low", count)
-        np.copyto(low, ranks, casting="unsafe")
-        ranks = low
-    np.bitwise_or(codes[:count], ranks, out=codes[:count])
+    np.bitwise_or(codes[:count], _low(ranks), out=codes[:count])
     fours = codes.view("<u4")
     np.bitwise_and(fours, np.uint32(0x03030303), out=fours)
     np.multiply(fours, GATHER, out=fours)
@@ -74,14 +70,25 @@ def split(x: Elements, bits: int, centre: int) -> tuple[int, Elements, Elements]
     return bits, packed, _marked(escaped, x)
 
 
+def _low(x: Elements) -> Elements:
+    """The lowest byte of each element."""
+    if x.itemsize == 1:
+        return x
+    low = scratch("low", len(x))
+    np.copyto(low, x, casting="unsafe")
+    return low
+
+
 def _nibbles(ranks: Elements, escaped: Elements) -> Elements:
     """Codes of four bits, and in ``escaped`` which are the rest."""
     count = len(ranks)
     np.greater_equal(ranks, ranks.dtype.type(LAST), out=escaped[:count])
     codes = scratch("codes", -(-count // 2) * 2)
     codes[count:] = 0
-    np.minimum(ranks, ranks.dtype.type(LAST), out=codes[:count], casting="unsafe")
+    np.negative(escaped.view(np.uint8)[:count], out=codes[:count])  # ten times as fast as a minimum
+    np.bitwise_or(codes[:count], _low(ranks), out=codes[:count])
     pairs = codes.view("<u2")
+    np.bitwise_and(pairs, np.uint16(0x0F0F), out=pairs)
     seconds = scratch("seconds", len(pairs), 2)
     np.right_shift(pairs, np.uint16(4), out=seconds)
     np.bitwise_or(pairs, seconds, out=pairs)

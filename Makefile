@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # How many test processes; `make test WORKERS=8` on a larger machine.
 WORKERS ?= 2
 
-.PHONY: help demo test lint crash storm histories bench bench-stall bench-size bench-throughput docs clean
+.PHONY: help demo test lint crash storm histories fuzz bench bench-stall bench-size bench-throughput docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,12 @@ storm: $(VENV)/.test ## Trainers, readers and gc, killed at any instant: make st
 
 histories: $(VENV)/.test ## Any history against plain dictionaries: make histories HISTORIES=200 STEPS=75 (about 3 minutes)
 	CIUIC_HISTORIES=$(HISTORIES) CIUIC_HISTORY_STEPS=$(STEPS) $(BIN)/python -m pytest tests/model $(ARGS)
+
+# How long all fuzz targets together run; ARGS="snapshot tree" runs these alone.
+SECONDS = 600
+
+fuzz: $(VENV)/.test ## Fuzz every parser for SECONDS=600; the corpus is kept in .fuzz/
+	nice $(BIN)/python tests/fuzz --seconds $(SECONDS) $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .

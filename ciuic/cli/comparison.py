@@ -90,7 +90,7 @@ def _print(session: Session, diff: Diff, limit: int) -> None:
         _print_values(session, title, values, limit)
     _print_keys(session, "added", [f"+ {printable(path)}" for path in diff.added], "green", limit)
     _print_keys(session, "removed", [f"- {printable(path)}" for path in diff.removed], "red", limit)
-    retyped = [f"~ {printable(each.path)}: {each.before} -> {each.after}" for each in diff.retyped]
+    retyped = [printable(f"~ {each.path}: {each.before} -> {each.after}") for each in diff.retyped]
     _print_keys(session, "retyped", retyped, "yellow", limit)
     _print_changes(session, "modules", diff.modules, limit, _module_row)
     _print_changes(session, "tensors", diff.tensors, limit, _tensor_row)
@@ -164,7 +164,7 @@ def _print_changes(
 
 def _module_row(change: ModuleChange) -> list[str]:
     slot = f"  {change.slot}" if change.slot else ""
-    return [*_numbers(change), str(change.nonfinite_elements or ""), f"{printable(change.path)}{slot}"]
+    return [*_numbers(change), str(change.nonfinite_elements or ""), printable(f"{change.path}{slot}")]
 
 
 def _tensor_row(change: TensorChange) -> list[str]:

@@ -84,5 +84,5 @@ def import_command(session: Session, file: str, to: str, step: int | None, messa
     if snapshot is None:
         session.line(f"Would import {what}")
     else:
-        branch = repo.head().branch
+        branch = printable(repo.head().branch or "")
         session.line(f"{snapshot_text(session.paint, snapshot)} on {branch}: {what}")

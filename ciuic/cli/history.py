@@ -179,7 +179,7 @@ def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str], unchang
         ("epoch", "" if snapshot.epoch is None else str(snapshot.epoch)),
         ("time", f"{time}, {humane.age(snapshot.timestamp, session.now)}"),
         ("parent" if len(snapshot.parents) < 2 else "parents", parents or "none"),
-        ("contains", ", ".join(snapshot.contains)),
+        ("contains", printable(", ".join(snapshot.contains))),
         (
             "size",
             f"{humane.size(sum(snapshot.raw_bytes.values()))}; "
@@ -189,7 +189,7 @@ def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str], unchang
         ("stored", _wrapped(storage_text(snapshot.storage))),
         ("cost", _wrapped(cost_text(snapshot.cost))),
         ("pruned", pruned_text(pruned)),
-        ("written by", ", ".join(f"{name} {version}" for name, version in snapshot.versions.items())),
+        ("written by", printable(", ".join(f"{name} {version}" for name, version in snapshot.versions.items()))),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -251,7 +251,7 @@ def reflog_command(session: Session, ref: str) -> None:
     rows = [
         [
             _reflog_value(entry.new),
-            f"{ref}@{{{entry.index}}}",
+            f"{printable(ref)}@{{{entry.index}}}",
             humane.age(entry.time, session.now),
             printable(entry.action),
             printable(entry.actor),

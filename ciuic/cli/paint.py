@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import IO
 
+_STEERING = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Control characters, but for tabs, ends of lines, and the start of a colour."""
 _CODES = {"yellow": "33", "green": "32", "cyan": "36", "red": "31", "magenta": "35", "bold": "1", "dim": "2"}
 
 
@@ -41,6 +44,11 @@ def printable(text: str, keep: str = "") -> str:
         else character.encode("unicode_escape", "surrogatepass").decode("ascii")
         for character in text
     )
+
+
+def tamed(text: str) -> str:
+    """Text on its way out without anything that steers a terminal, colours aside: what was not made ``printable``."""
+    return _STEERING.sub(lambda match: printable(match[0]), text)
 
 
 def display_width(text: str) -> int:

@@ -10,6 +10,7 @@ import click
 from ciuic.cli import humane
 from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import BRANCH, REVISION, TAG
+from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
 from ciuic.cli.words import first_line, short, snapshot_text, step_text
 
@@ -40,7 +41,7 @@ def checkout_command(session: Session, revision: str) -> None:
         return
     where = f" at {snapshot_text(session.paint, snapshot)}" if snapshot else ", which has no snapshot yet"
     if branch is not None:
-        session.line(f"HEAD is on branch {session.paint(branch, 'green')}{where}")
+        session.line(f"HEAD is on branch {session.paint(printable(branch), 'green')}{where}")
         session.remark("The next run resumes there and extends the branch.")
     else:
         session.line(f"HEAD is detached{where}")
@@ -110,7 +111,7 @@ def _list(session: Session, repo: Repo, refs: Mapping[str, str], kind: str, curr
     rows = [
         [
             "" if kind == "tag" else "*" if name == current else " ",
-            name,
+            printable(name),
             short(snapshot.id),
             step_text(snapshot),
             humane.age(snapshot.timestamp, session.now),
@@ -131,14 +132,14 @@ def _made(session: Session, repo: Repo, kind: str, name: str, tip: str) -> None:
     if session.as_json:
         session.emit({kind: name, "snapshot": tip, "deleted": False})
     else:
-        session.line(f"{kind} {name} is at {snapshot_text(session.paint, repo.resolve(tip))}")
+        session.line(f"{kind} {printable(name)} is at {snapshot_text(session.paint, repo.resolve(tip))}")
 
 
 def _deleted(session: Session, kind: str, name: str, was: str | None) -> None:
     if session.as_json:
         session.emit({kind: name, "snapshot": was, "deleted": True})
     else:
-        session.line(f"{kind} {name} deleted; it was at {session.paint(short(was or ''), 'yellow')}")
+        session.line(f"{kind} {printable(name)} deleted; it was at {session.paint(short(was or ''), 'yellow')}")
 
 
 @click.command("reset", cls=Command)
@@ -157,7 +158,7 @@ def reset_command(session: Session, revision: str, branch: str | None, dry_run: 
     if session.as_json:
         session.emit({"branch": name, "old": old, "new": new, "dry_run": dry_run})
         return
-    name = name or "HEAD"
+    name = printable(name or "HEAD")
     before = snapshot_text(session.paint, repo.resolve(old)) if old else "nothing"
     after = snapshot_text(session.paint, repo.resolve(new))
     if old == new:

@@ -13,7 +13,7 @@ import click
 
 from ciuic.cli.discovery import find_repository
 from ciuic.cli.json_lines import json_line
-from ciuic.cli.paint import Paint, wants_color
+from ciuic.cli.paint import Paint, tamed, wants_color
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,12 +74,12 @@ class Session:
         return Repo.open(self.repository_path())
 
     def write(self, text: str) -> None:
-        """Print a result as it is."""
-        sys.stdout.write(text)
+        """Print a result; control characters in it are spelt out."""
+        sys.stdout.write(tamed(text))
 
     def line(self, text: str = "") -> None:
         """Print a line of the result."""
-        sys.stdout.write(text.rstrip() + "\n")
+        self.write(text.rstrip() + "\n")
 
     def remark(self, text: str) -> None:
         """Print what is good to know and not the result: not with -q, and never between JSON lines."""

@@ -117,14 +117,15 @@ def painted_labels(paint: Paint, labels: list[str]) -> str:
     if not labels:
         return ""
     colors = {True: ("cyan",), False: ("green",)}
-    return "(" + ", ".join(paint(label, *colors[label.startswith(("HEAD", "tag: "))]) for label in labels) + ")"
+    painted = (paint(printable(label), *colors[label.startswith(("HEAD", "tag: "))]) for label in labels)
+    return f"({', '.join(painted)})"
 
 
 def pruned_text(pruned: frozenset[str]) -> str:
     """ "pruned", "optimizer pruned", or nothing."""
     if "*" in pruned:
         return "pruned"
-    return f"{', '.join(sorted(pruned))} pruned" if pruned else ""
+    return f"{printable(', '.join(sorted(pruned)))} pruned" if pruned else ""
 
 
 def notes_text(notes: tuple[Note, ...]) -> str:

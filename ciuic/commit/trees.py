@@ -41,7 +41,7 @@ class TreeWriter:
 
     def write(self, components: Mapping[str, StateNode]) -> dict[str, bytes]:
         """Component name → id of its root tree; every chunk and tree is in the session on return."""
-        self.leaves = list(chunked_leaves(components, self.raw_bytes))
+        self.leaves = list(chunked_leaves(components, self.raw_bytes, self.chunks.chunk_size))
         steps, self.groups = adam_steps(components, self.leaves, self._bases, self._earlier_groups)
         self.ids = self.chunks.write(self.leaves, steps)
         self._by_node = {id(leaf.node): (leaf, ids) for leaf, ids in zip(self.leaves, self.ids, strict=True)}

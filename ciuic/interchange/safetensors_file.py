@@ -59,7 +59,11 @@ def read_tensors(file: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             dtype = getattr(torch, entry.dtype, None)
             if dtype is None:
                 raise InvalidImport(f"{file}: {name!r} needs a newer torch, which has {entry.dtype}. Upgrade torch.")
-            data = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
+            try:
+                data = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
+            except (RuntimeError, MemoryError):
+                size = (entry.stop - entry.start) >> 20
+                raise InvalidImport(f"{file}: {name!r} takes {size} MiB, for which there is no memory.") from None
             stream.seek(header.data_start + entry.start)
             if stream.readinto(cast("Any", data.numpy())) != data.numel():
                 raise InvalidImport(f"{file} ends within {name!r}. Get an intact copy of the file.")

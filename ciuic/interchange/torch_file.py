@@ -37,7 +37,7 @@ def read_torch(file: str) -> Any:
         try:
             state = torch.load(stream, map_location="cpu", weights_only=True)
         except MemoryError:
-            raise
+            _refuse(file, "there is no memory for what it says it holds")
         except Exception as error:  # torch.load raises whatever the first broken part happens to raise
             _refuse(file, _cause(error))
     _check_extent(state, size, file)
@@ -71,6 +71,9 @@ def _check_extent(state: Any, size: int, file: str) -> None:
         if isinstance(value, torch.Tensor):
             if value.layout == torch.strided and value.numel() * value.element_size() > size:
                 _refuse(file, f"it claims a tensor of shape {list(value.shape)}, larger than itself")
+        elif isinstance(value, (bytes, bytearray, str)):
+            if len(value) > size:
+                _refuse(file, f"it claims {len(value)} bytes of one value, more than itself")
         elif isinstance(value, dict):
             stack.extend((child, depth + 1) for child in value.values())
         elif isinstance(value, (list, tuple, set, frozenset)):

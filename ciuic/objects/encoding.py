@@ -3,7 +3,8 @@
 Integers, byte strings, text, arrays, maps with text keys in bytewise order of their encoding, true, false, null,
 64-bit floats (always 64 bits, so that a value has one form), bignums (tags 2 and 3) and tag 27.
 The decoder accepts exactly what the encoder writes: anything else is an error, so an object has one encoding.
-It allocates no more than the input's own length suggests and recurses to a fixed depth.
+It recurses to a fixed depth, and makes a bounded number of Python objects: compressed, a few kilobytes of input may
+be a million times as long.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_DEPTH = 100
+MOST_ITEMS = 1 << 24
+"""Of one encoding: a gigabyte of them would be ten of Python's objects."""
+MOST_BIGNUM_BYTES = 1024
+"""Python prints no integer of much more."""
 OBJECT_TAG = 27  # "serialised object": [type name, arguments...], http://cbor.schmorp.de/generic-object
 
 UNSIGNED, NEGATIVE, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)
@@ -35,7 +40,8 @@ class Tagged:
 def encode(value: Any, depth: int = 0) -> bytes:
     """The canonical bytes of ``value``; EncodingError for what has none, or would not inside ``depth`` containers."""
     out = bytearray()
-    _encode(value, out, depth)
+    if _encode(value, out, depth) > MOST_ITEMS:
+        raise EncodingError(f"more than {MOST_ITEMS} items")
     return bytes(out)
 
 
@@ -53,7 +59,8 @@ def _head(major: int, number: int, out: bytearray) -> None:
         out += struct.pack(">BQ", major | 27, number)
 
 
-def _encode(value: Any, out: bytearray, depth: int) -> None:
+def _encode(value: Any, out: bytearray, depth: int) -> int:
+    """Append the encoding; the number of items in it."""
     if depth > MAX_DEPTH:
         raise EncodingError(f"nested more than {MAX_DEPTH} deep")
     if value is None:
@@ -79,15 +86,15 @@ def _encode(value: Any, out: bytearray, depth: int) -> None:
         out += value
     elif isinstance(value, (list, tuple)):
         _head(ARRAY, len(value), out)
-        for item in value:
-            _encode(item, out, depth + 1)
+        return 1 + sum([_encode(item, out, depth + 1) for item in value])
     elif isinstance(value, dict):
-        _encode_map(value, out, depth)
+        return _encode_map(value, out, depth)
     elif isinstance(value, Tagged):
         _head(TAG, OBJECT_TAG, out)
-        _encode([value.name, *value.arguments], out, depth + 1)
+        return 1 + _encode([value.name, *value.arguments], out, depth + 1)
     else:
         raise EncodingError(f"no encoding for {type(value).__name__}")
+    return 1
 
 
 def _encode_int(value: int, out: bytearray) -> None:
@@ -97,11 +104,13 @@ def _encode_int(value: int, out: bytearray) -> None:
         return
     _head(TAG, 2 if major == UNSIGNED else 3, out)
     data = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    if len(data) > MOST_BIGNUM_BYTES:
+        raise EncodingError(f"an integer of more than {MOST_BIGNUM_BYTES} bytes")
     _head(BYTES, len(data), out)
     out += data
 
 
-def _encode_map(value: dict[Any, Any], out: bytearray, depth: int) -> None:
+def _encode_map(value: dict[Any, Any], out: bytearray, depth: int) -> int:
     pairs = []
     for key, item in value.items():
         if not isinstance(key, str):
@@ -110,9 +119,11 @@ def _encode_map(value: dict[Any, Any], out: bytearray, depth: int) -> None:
         _encode(key, encoded, depth + 1)
         pairs.append((bytes(encoded), item))
     _head(MAP, len(pairs), out)
+    items = 1 + len(pairs)
     for encoded_key, item in sorted(pairs, key=lambda pair: pair[0]):
         out += encoded_key
-        _encode(item, out, depth + 1)
+        items += _encode(item, out, depth + 1)
+    return items
 
 
 Repeated = dict[int, tuple[bytes, bytes, str, Any]]
@@ -141,13 +152,14 @@ def decode(data: Any, repeated: Repeated | None = None) -> Any:
 class _Reader:
     """Reading heads in line is worth its lines: `ciuic log` decodes a thousand snapshots before it prints."""
 
-    __slots__ = ("data", "length", "position", "repeated")
+    __slots__ = ("data", "items", "length", "position", "repeated")
 
     def __init__(self, data: bytes, repeated: Repeated | None) -> None:
         self.data = data
         self.repeated = repeated
         self.length = len(data)
         self.position = 0
+        self.items = 1
 
     def take(self, length: int) -> bytes:
         start = self.position
@@ -185,18 +197,22 @@ class _Reader:
         if major == MAP:
             return self.map(number, depth)
         if major == ARRAY:
-            self.check_count(number)
+            self.check_count(number, number)
             return [self.value(depth + 1) for _ in range(number)]
         if major == TAG:
             return self.tag(number, depth)
         return -1 - number
 
-    def check_count(self, count: int) -> None:
+    def check_count(self, count: int, items: int) -> None:
+        """There are so many entries ahead, which are so many items."""
         if count > self.length - self.position:
             raise EncodingError("truncated")
+        self.items += items
+        if self.items > MOST_ITEMS:
+            raise EncodingError(f"more than {MOST_ITEMS} items")
 
     def map(self, count: int, depth: int) -> dict[str, Any]:
-        self.check_count(count)
+        self.check_count(count, 2 * count)
         if depth == 0 and self.repeated is not None:
             return self.outermost_map(count, self.repeated)
         result: dict[str, Any] = {}
@@ -243,10 +259,13 @@ class _Reader:
             data = self.value(depth + 1)
             if not isinstance(data, bytes) or len(data) < 9 or data[0] == 0:
                 raise EncodingError("a bignum is not in its shortest form")
+            if len(data) > MOST_BIGNUM_BYTES:
+                raise EncodingError(f"an integer of more than {MOST_BIGNUM_BYTES} bytes")
             magnitude = int.from_bytes(data, "big")
             return magnitude if number == 2 else -1 - magnitude
         if number != OBJECT_TAG:
             raise EncodingError(f"unknown tag {number}")
+        self.check_count(0, 1)
         arguments = self.value(depth + 1)
         if not isinstance(arguments, list) or not arguments or not isinstance(arguments[0], str):
             raise EncodingError("tag 27 without a type name")

@@ -13,6 +13,7 @@ from ciuic.objects.ids import ID_LENGTH
 from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import Plain
 
+MOST_SIZE = 1 << 63
 MOST_COSTS = 32
 MOST_PARTS = MOST_KINDS = 32
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -102,6 +103,8 @@ def _snapshot(value: dict[str, Any], id: bytes) -> Snapshot:
     _check("ids", bytes, [*value["parents"], *value["components"].values()])
     _check("texts", str, [value["message"], *value["contains"], *value["versions"].values()])
     _check("sizes", int, [*value["raw_bytes"].values(), value["added_bytes"], value["time"]])
+    if not all(0 <= size < MOST_SIZE for size in (*value["raw_bytes"].values(), value["added_bytes"])):
+        raise ValueError("sizes are counted in bytes")
     _check("step and epoch", int, [number for number in (value["step"], value["epoch"]) if number is not None])
     _check("metrics and costs", float, [*value["metrics"].values(), *cost.values()])
     _check("config", dict, [config])
@@ -138,7 +141,9 @@ def _pairs(kinds: dict[str, list[int]]) -> dict[str, tuple[int, int]]:
     pairs = {}
     for kind, pair in kinds.items():  # `ciuic log` comes here a thousand times
         raw, stored = pair
-        if type(pair) is not list or type(raw) is not int or type(stored) is not int or raw < 0 or stored < 0:
+        if type(pair) is not list or type(raw) is not int or type(stored) is not int:
+            raise ValueError("storage is counted in bytes")
+        if not 0 <= raw < MOST_SIZE > stored >= 0:
             raise ValueError("storage is counted in bytes")
         pairs[kind] = raw, stored
     return pairs

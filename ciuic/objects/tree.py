@@ -24,6 +24,8 @@ from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import CONTAINER_KINDS, Key, Plain
 
 MAX_DIMENSIONS = 64
+MOST_KEY_LENGTH = 4096
+"""Characters of a key or of a module's name."""
 MOST_CHUNK_BYTES = 1 << 26
 ARRAYS = ("torch", "numpy", "numpy.generic")
 LEAF = "leaf"  # the kind of a root that stands for one leaf: its only entry
@@ -89,6 +91,9 @@ def chunk_count(nbytes: int, chunk_size: int) -> int:
 
 
 def encode_tree(tree: Tree) -> bytes:
+    for key in (*(key for key, _ in tree.entries), *(name for name, _ in tree.modules)):
+        if isinstance(key, str) and len(key) > MOST_KEY_LENGTH:
+            raise EncodingError(f"{key[:40]!r}… is longer than {MOST_KEY_LENGTH} characters")
     value: dict[str, Any] = {
         "kind": tree.kind,
         "entries": [[key, _entry(entry)] for key, entry in tree.entries],
@@ -130,12 +135,12 @@ def _tree(value: dict[str, Any]) -> Tree:
     _require(kind in TREE_KINDS, "unknown kind")
     _require(kind != LEAF or len(value["entries"]) == 1, "a leaf holds one entry")
     _require(set(value) == {"kind", "entries"} | ({"modules"} if kind == "module" else set()), "unknown fields")
-    entries = tuple((_key(key), _read_entry(entry)) for key, entry in value["entries"])
-    modules = tuple((name, _id(child)) for name, child in value.get("modules", ()))
+    entries = tuple((_key(key), _read_entry(entry)) for key, entry in _pairs(value["entries"]))
+    modules = tuple((_key(name), _id(child)) for name, child in _pairs(value.get("modules", [])))
     _require(all(isinstance(name, str) for name, _ in modules), "a module's name is not text")
     _require(len({(type(key), key) for key, _ in entries}) == len(entries), "a key stands twice")
     _require(len({name for name, _ in modules}) == len(modules), "a module stands twice")
-    return Tree(kind, entries, modules)
+    return Tree(kind, entries, modules)  # type: ignore[arg-type]  # names are text: just checked
 
 
 def _require(condition: bool, problem: str) -> None:
@@ -143,8 +148,20 @@ def _require(condition: bool, problem: str) -> None:
         raise ValueError(problem)
 
 
+def _list(value: Any) -> list[Any]:
+    """Text, bytes and maps can be walked through, too."""
+    _require(isinstance(value, list), "no array")
+    return value  # type: ignore[no-any-return]  # just checked
+
+
+def _pairs(value: Any) -> list[Any]:
+    _require(all(len(_list(pair)) == 2 for pair in _list(value)), "no array of pairs")
+    return value  # type: ignore[no-any-return]  # just checked
+
+
 def _key(key: Any) -> Key:
     _require(isinstance(key, (str, int)) and not isinstance(key, bool), "a key is neither text nor integer")
+    _require(not isinstance(key, str) or len(key) <= MOST_KEY_LENGTH, "a key that is too long")
     return key  # type: ignore[no-any-return]  # just checked
 
 
@@ -178,7 +195,7 @@ def _chunks(value: dict[str, Any], nbytes: int) -> tuple[bytes, ...]:
 def _tensor(value: dict[str, Any]) -> TensorEntry:
     known = {"dtype", "shape", "chunk", "chunks", "tie", "array", "quantizer"}
     _require(set(value) <= known, "unknown tensor fields")
-    dtype, shape = value["dtype"], tuple(value["shape"])
+    dtype, shape = value["dtype"], tuple(_list(value["shape"]))
     _require(dtype in DTYPE_WIDTHS, f"unknown dtype {dtype!r}")
     _require(len(shape) <= MAX_DIMENSIONS, "too many dimensions")
     _require(all(type(size) is int and size >= 0 for size in shape), "bad shape")
@@ -189,33 +206,36 @@ def _tensor(value: dict[str, Any]) -> TensorEntry:
     _require(array == "torch" or dtype in NUMPY_DTYPES, "no dtype of numpy's")
     quantizer = from_encodable(value.get("quantizer"))
     _require((quantizer is not None) == dtype.startswith(("qint", "quint")), "a quantised dtype and no quantizer")
-    _require(quantizer is None or _is_quantizer(quantizer, len(shape)), "bad quantizer")
+    _require(quantizer is None or _is_quantizer(quantizer, shape), "bad quantizer")
     return TensorEntry(
         dtype,
         shape,
         value["chunk"],
         _chunks(value, stored_nbytes(dtype, shape)),
-        tie=None if tie is None else tuple(_key(part) for part in tie),
+        tie=None if tie is None else tuple(_key(part) for part in _list(tie)),
         array=array,
         quantizer=quantizer,
     )
 
 
-def _is_quantizer(value: Any, dimensions: int) -> bool:
+def _is_quantizer(value: Any, shape: tuple[int, ...]) -> bool:
     """{"scheme", "scale", "zero_point"}: numbers, or a list of them a channel with its "axis"."""
     if not isinstance(value, dict) or not {"scheme", "scale", "zero_point"} <= set(value):
         return False
+    if type(value["scheme"]) is not str:
+        return False
     scale, zero_point = value["scale"], value["zero_point"]
     if set(value) == {"scheme", "scale", "zero_point"}:
-        return type(scale) is float and type(zero_point) is int
+        return type(scale) is float and type(zero_point) is int and abs(zero_point) < 1 << 31
     axis = value.get("axis")
     return (
         len(value) == 4
         and type(axis) is int
-        and 0 <= axis < dimensions
+        and 0 <= axis < len(shape)
         and isinstance(scale, list)
         and isinstance(zero_point, list)
-        and len(scale) == len(zero_point)
+        and len(scale) == len(zero_point) == shape[axis]
         and all(type(each) is float for each in scale)
         and any(all(type(each) is kind for each in zero_point) for kind in (int, float))
+        and all(abs(each) < 1 << 31 for each in zero_point if type(each) is int)
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ciuic.errors import DamagedData, DamageError
 from ciuic.objects.encoding import EncodingError
+from ciuic.objects.extent import Extent
 from ciuic.objects.plain import decode_plain
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, path_text
 from ciuic.objects.tree import LEAF, BlobEntry, ChildEntry, Entry, TensorEntry, Tree, ValueEntry
@@ -16,7 +17,6 @@ from ciuic.store.object_reader import read_tree
 from ciuic.store.store import Store
 
 MAX_TREE_DEPTH = 200
-MOST_NODES = 1_000_000
 
 
 def read_component(store: Store, name: str, root: bytes, holder: Holder | None = None) -> StateNode:
@@ -32,14 +32,13 @@ class _Reader:
     def __init__(self, holder: Holder) -> None:
         self.holder = holder
         self.store = holder.store
-        self.nodes = 0
+        self.extent = Extent()
         self._trees: dict[bytes, Tree] = {}
 
-    def _count(self, path: tuple[Key, ...]) -> None:
+    def _count(self, fits: bool, path: str) -> None:
         # A few trees that hold each other many times over would never come to an end.
-        self.nodes += 1
-        if self.nodes > MOST_NODES:
-            raise DamagedData(f"{path_text(path)}: more than {MOST_NODES} trees below one component. Run `ciuic fsck`.")
+        if not fits:
+            raise DamagedData(f"{path[:200]}: {self.extent.problem}, which no writer makes. Run `ciuic fsck`.")
 
     def _tree(self, id: bytes) -> Tree:
         """Each is read once, however many times it is held."""
@@ -49,22 +48,24 @@ class _Reader:
         return tree
 
     def container(self, id: bytes, path: tuple[Key, ...], depth: int) -> Container:
-        self._count(path)
+        text = path_text(path)
+        self._count(self.extent.leaf(len(text)), text)
         if depth > MAX_TREE_DEPTH:
-            raise DamagedData(f"{path_text(path)}: trees nested more than {MAX_TREE_DEPTH} deep. Run `ciuic fsck`.")
+            raise DamagedData(f"{text[:200]}: trees nested more than {MAX_TREE_DEPTH} deep. Run `ciuic fsck`.")
         try:
             tree = self._tree(id)
         except DamageError as error:
-            raise type(error)(f"{path_text(path)}: {error}") from error
+            raise type(error)(f"{text[:200]}: {error}") from error
         if tree.kind == "module":
             return Container("module", tuple(self.module(tree, path, "", depth)))
         return Container(tree.kind, tuple((key, self.entry(entry, (*path, key), depth)) for key, entry in tree.entries))
 
     def module(self, tree: Tree, path: tuple[Key, ...], prefix: str, depth: int) -> Iterator[tuple[Key, StateNode]]:
         """The entries of a module and of those below it, under their dotted names."""
-        self._count(path)
+        text = path_text(path)
+        self._count(self.extent.leaf(len(text)), text)
         if depth > MAX_TREE_DEPTH:
-            raise DamagedData(f"{path_text(path)}: modules nested more than {MAX_TREE_DEPTH} deep. Run `ciuic fsck`.")
+            raise DamagedData(f"{text[:200]}: modules nested more than {MAX_TREE_DEPTH} deep. Run `ciuic fsck`.")
         for key, entry in tree.entries:
             name = f"{prefix}{key}"
             yield name, self.entry(entry, (*path, name), depth)
@@ -75,22 +76,28 @@ class _Reader:
             yield from self.module(below, path, f"{prefix}{key}.", depth + 1)
 
     def entry(self, entry: Entry, path: tuple[Key, ...], depth: int) -> StateNode:
-        if isinstance(entry, ValueEntry):
-            return Value(entry.value)
         if isinstance(entry, ChildEntry):
             return self.container(entry.id, path, depth + 1)
+        text = path_text(path)
+        if isinstance(entry, ValueEntry):
+            self._count(self.extent.value(len(text), entry.value), text)
+            return Value(entry.value)
         if isinstance(entry, BlobEntry):
-            return Value(self.blob(entry, path_text(path)))
-        return self.tensor(entry, path_text(path))
+            return Value(self.blob(entry, text))
+        self._count(self.extent.leaf(len(text), chunks=len(entry.chunks)), text)
+        return self.tensor(entry, text)
 
     def blob(self, entry: BlobEntry, path: str) -> Any:
+        self._count(self.extent.value(0, None, entry.length), path)
         # Joined chunk by chunk: a stated length alone must not allocate anything.
         source = StoredChunks(self.holder, path, entry.length, entry.chunk_size, entry.chunks)
         data = b"".join(source.chunk(index) for index in range(len(entry.chunks)))
         try:
-            return decode_plain(data)
+            value = decode_plain(data)
         except EncodingError as error:
             raise DamagedData(f"{path}: {error}. Run `ciuic fsck`.") from error
+        self._count(self.extent.value(len(path), value), path)
+        return value
 
     def tensor(self, entry: TensorEntry, path: str) -> Tensor:
         source = StoredChunks(self.holder, path, entry.nbytes, entry.chunk_size, entry.chunks)

@@ -159,7 +159,13 @@ def copy_bytes(source: TensorSource, target: memoryview, start: int = 0) -> None
 def new_tensor(node: Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
     """A contiguous tensor of the leaf's dtype and shape, which need not be a quantised one. Its bits are any."""
     # As bytes first: torch warns about making an empty complex32.
-    data = torch.empty(node.source.nbytes, dtype=torch.uint8, device=device)
+    try:
+        data = torch.empty(node.source.nbytes, dtype=torch.uint8, device=device)
+    except (RuntimeError, MemoryError) as error:  # torch's own for a GPU is a RuntimeError
+        raise UnsupportedState(
+            f"There is no memory for a tensor of {node.source.nbytes >> 20} MiB ({node.dtype}, shape "
+            f"{list(node.shape)}): {str(error).splitlines()[0]}. Free some, or load other parts."
+        ) from error
     return data.view(torch_dtype(node.dtype)).view(node.shape)
 
 

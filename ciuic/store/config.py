@@ -62,7 +62,7 @@ def read_config(fs: FileSystem, path: str) -> Config:
         values = tomllib.loads(fs.read_file(path, 1 << 20).decode("utf-8"))
     except FileNotFoundError:
         return Config()
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number with thousands of digits, too
         raise InvalidConfig(f"{path}: {error}. Correct it, or delete it for the defaults.") from error
     for name, value in values.items():
         if name in TABLES:

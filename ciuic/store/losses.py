@@ -16,6 +16,8 @@ MOST_LOSSES = 100_000
 """Of all trees together: beyond it one a tree. A few that hold each other many times over would never end."""
 MOST_SAID = 1_000
 """Chunks of one tensor."""
+LONGEST_PATH = 1_000
+"""Characters of a path that are said. Of a longer one the beginning and the end are."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,18 @@ class Losses:
     def _in(self, tree: Tree, path: str, depth: int) -> Iterator[Loss]:
         for key, entry in tree.entries:
             if isinstance(entry, ChildEntry):
-                for loss in self._below(entry.id, f"{path}{key}/", depth + 1):
+                for loss in self._below(entry.id, _shown(f"{path}{key}/"), depth + 1):
                     yield _under(f"{key}/", loss)
             elif isinstance(entry, (TensorEntry, BlobEntry)):
                 lost = self._lost(entry)
                 for number, why in itertools.islice(lost.items(), MOST_SAID):
-                    self.say(f"{path}{key}: chunk {number} ({entry.chunks[number].hex()[:12]}) is {why}.")
+                    self.say(f"{_shown(f'{path}{key}')}: chunk {number} ({entry.chunks[number].hex()[:12]}) is {why}.")
                 if len(lost) > MOST_SAID:
                     self.say(f"{path}{key}: so are {len(lost) - MOST_SAID} more of its chunks.")
                 if lost:
-                    yield Loss(str(key), tuple(lost), next(iter(lost.values())))
+                    yield Loss(_shown(str(key)), tuple(lost), next(iter(lost.values())))
         for name, child in tree.modules:
-            for loss in self._below(child, f"{path}{name}.", depth + 1):
+            for loss in self._below(child, _shown(f"{path}{name}."), depth + 1):
                 yield _under(f"{name}.", loss)
 
     def _lost(self, entry: TensorEntry | BlobEntry) -> dict[int, str]:
@@ -103,4 +105,9 @@ class Losses:
 
 
 def _under(prefix: str, loss: Loss) -> Loss:
-    return replace(loss, path=prefix + loss.path if loss.path else prefix[:-1])
+    return replace(loss, path=_shown(prefix + loss.path if loss.path else prefix[:-1]))
+
+
+def _shown(path: str) -> str:
+    half = LONGEST_PATH // 2
+    return path if len(path) <= LONGEST_PATH else f"{path[:half]}…{path[-half:]}"

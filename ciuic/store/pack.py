@@ -12,6 +12,7 @@ from ciuic.objects.ids import NO_ID, Kind, digest, object_id
 from ciuic.store.fs import FileSystem
 from ciuic.store.pack_format import (
     FOOTER,
+    FOOTER_MAGIC,
     HEADER,
     RECORD_LENGTH,
     TRAILER_LENGTH,
@@ -162,6 +163,8 @@ class Pack:
     def _read_footer(self) -> Footer:
         trailer = self.fs.read_at(self._descriptor, TRAILER_LENGTH, max(0, self.length - TRAILER_LENGTH), self.path)
         offset, length, name = decode_trailer(trailer, self.length, self.path)
+        if not self.fs.read_at(self._descriptor, FOOTER.size, offset, self.path).startswith(FOOTER_MAGIC):
+            raise DamagedData(f"{self.path}: the pack's footer is damaged. Run `ciuic fsck`.")
         footer = self.fs.read_at(self._descriptor, length, offset, self.path)
         if digest(footer) != name or name.hex() != self.name or len(footer) < FOOTER.size:
             raise DamagedData(f"{self.path}: the pack's footer does not match its name. Run `ciuic fsck`.")

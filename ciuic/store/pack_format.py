@@ -37,6 +37,7 @@ PAGE = 4096
 PAGE_ALIGNED_FROM = 64 * 1024
 KINDS = {int(kind): kind for kind in Kind}
 MOST_DEPTH = 255
+MOST_FOOTER_BYTES = 1 << 30  # a pack is cut long before: a sparse file must not allocate what it says it has
 MOST_OBJECT_BYTES = 1 << 30  # of a tree or a snapshot: a damaged or hostile length must not allocate more
 
 
@@ -123,7 +124,10 @@ def decode_trailer(data: bytes, file_length: int, where: str) -> tuple[int, int,
     magic, offset, length, name = TRAILER.unpack_from(data)
     if magic != TRAILER_MAGIC or digest(data[: TRAILER.size])[:CHECK_LENGTH] != data[TRAILER.size :]:
         raise problem
-    if offset + length + TRAILER_LENGTH != file_length or offset < HEADER.size or length < FOOTER.size:
+    if offset + length + TRAILER_LENGTH != file_length or offset < HEADER.size:
+        raise problem
+    # Each record has a header in the file, too.
+    if not FOOTER.size <= length <= min(MOST_FOOTER_BYTES, FOOTER.size + offset // RECORD_LENGTH * ROW_LENGTH):
         raise problem
     return offset, length, name
 

@@ -12,6 +12,8 @@ from ciuic.store.fs import FileSystem
 from ciuic.store.pack import Pack, PackWriter
 from ciuic.store.pack_format import MOST_DEPTH, FooterRow, RecordHeader
 
+MOST_RECORDS = 1 << 22
+"""Of one pack: its footer is read as a whole."""
 SETTLE_BYTES = 8 << 20
 """Less than that is synced with the last records, in a few milliseconds that ``write_s`` leaves out."""
 
@@ -71,7 +73,7 @@ class PackSession:
         self._writer.append(header, stored)
         self._ids.add(header.id)
         self.stored_bytes += header.stored_length
-        if self._writer.position > self.limit:
+        if self._writer.position > self.limit or len(self._writer.rows) >= MOST_RECORDS:
             self._finish()
         self.write_s += time.perf_counter() - started
 

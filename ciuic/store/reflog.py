@@ -191,7 +191,8 @@ class RefLog:
     def append(self, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
         """Compare and append: durable on return. RefConflict when the value is not ``expected`` (None: whatever it is).
 
-        1. open; 2. lock the file; 3. it is still the one at its path, whose name is durable; 4. compare;
+        1. open; 2. lock the file; 3. it is still the one at its path, whose name is durable, and it has no other one;
+        4. compare;
         5. write the slot; 6. sync. A failed write or sync leaves the slot zeroed as far as can be done, and raises.
         """
         while True:
@@ -214,6 +215,29 @@ class RefLog:
             here, there = os.fstat(descriptor), os.stat(self.path)
             yield descriptor if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino) else None
 
+    def _refuse_other_names(self, descriptor: int) -> None:
+        """Of a file that has another name outside of ``tmp/`` nothing is changed: it may be anybody's, or a backup's.
+
+        A log is made in ``tmp/``, and has a name there until its maker has removed it, or forever when that died.
+        """
+        while True:
+            status = os.fstat(descriptor)
+            if status.st_nlink <= 1 or status.st_nlink - self._names_in_tmp(status) <= 1:
+                return
+            if os.fstat(descriptor).st_nlink == status.st_nlink:  # else its maker has just removed one
+                raise DamagedRef(
+                    f"{self.path}: the file has another name (a hard link), and what is there would be changed, too. "
+                    "Put a copy of the file in its place."
+                )
+
+    def _names_in_tmp(self, status: os.stat_result) -> int:
+        count = 0
+        for name in self.fs.list_folder(self.tmp):
+            with contextlib.suppress(OSError):
+                other = os.lstat(os.path.join(self.tmp, name))
+                count += (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)
+        return count
+
     def _settle_name(self, descriptor: int) -> None:
         """Whoever made or rewrote this file may have died before the folder's sync, and its records with its name."""
         status = os.fstat(descriptor)
@@ -226,6 +250,7 @@ class RefLog:
             self.named.add((status.st_dev, status.st_ino))
 
     def _append(self, descriptor: int, expected: str | None, new: str, actor: str, action: str) -> LogRecord:
+        self._refuse_other_names(descriptor)
         previous, offset = self._tail(descriptor)
         old = previous.new if previous else NOTHING
         self._compare(expected, old)

@@ -40,6 +40,10 @@ from ciuic.store.refs import NOTES, PRUNES, Refs
 from ciuic.store.store import Store
 
 WINDOW = 8 << 20
+MOST_IN_VAIN = 16
+"""Times the length of a pack that is read for records that turn out to be none: headers can be made to overlap."""
+MOST_CORRECTED = 256
+"""Damaged slots of one log in which a wrong bit is looked for: each takes some milliseconds."""
 SECTOR = 4096
 START_OF_RECORD = re.compile(rb"(?=[0-9a-f]{32}\t[0-9])")
 LOST_RECORD = "repair: this record was damaged; the one after it names its value"
@@ -100,15 +104,21 @@ class SalvagedPack(Pack):
 
     def _scan(self) -> Iterator[FooterRow]:
         """Every record that is whole, in file order, each id once; at any offset, since bytes may have been lost."""
-        position = 0
+        position = in_vain = 0
         seen: set[bytes] = set()
         for found in self._magics():
             if found < position:
                 continue
             try:
                 head = decode_record_header(self._readable(found, RECORD_LENGTH), self.path)
+            except (DamagedData, StorageError):
+                continue
+            if in_vain > MOST_IN_VAIN * self.length:
+                return
+            try:
                 header, _ = self.stored(found, head.stored_length)
             except (DamagedData, StorageError):
+                in_vain += head.stored_length
                 continue
             row = FooterRow(header, found)
             position = row.end
@@ -178,7 +188,7 @@ def salvage_log(name: str, data: bytes) -> SalvagedLog:
     if bad and bad[-1] + SLOT >= len(data) and is_torn(data[bad[-1] :]):
         data = data[: bad.pop()]
     corrected = 0
-    for start in () if moved else bad:
+    for start in () if moved else bad[:MOST_CORRECTED]:
         record = _corrected(name, data[start : start + SLOT])
         if record is not None and record.sequence not in found:
             found[record.sequence] = start, record

@@ -68,21 +68,24 @@ def _plain_text(text: str) -> str:
 def decode_order(
     data: bytes, slot: memoryview, progress: Callable[[], None]
 ) -> tuple[Details, str, dict[str, StateNode]]:
-    """The details, the action and the components over a mapped slot."""
+    """The details, the action and the components over a mapped slot; EncodingError for what is no order."""
     order = decode(data)
-    said = decode(order["said"])
-    details = Details(
-        step=said["step"],
-        epoch=said["epoch"],
-        message=said["message"],
-        metrics=said["metrics"],
-        config=from_encodable(said["config"]),
-        contains=tuple(said["contains"]),
-        versions=said["versions"],
-        timestamp=EPOCH + timedelta(microseconds=said["time"]),
-        cost=said["cost"],
-    )
-    return details, order["action"], components_of(order["manifest"], slot, progress)
+    try:
+        said = decode(order["said"])
+        details = Details(
+            step=said["step"],
+            epoch=said["epoch"],
+            message=said["message"],
+            metrics=said["metrics"],
+            config=from_encodable(said["config"]),
+            contains=tuple(said["contains"]),
+            versions=said["versions"],
+            timestamp=EPOCH + timedelta(microseconds=said["time"]),
+            cost=said["cost"],
+        )
+        return details, order["action"], components_of(order["manifest"], slot, progress)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, StopIteration, RuntimeError) as error:
+        raise EncodingError(f"not an order: {error!r}") from error
 
 
 def position_fields(position: Position | None) -> list[str | None] | None:

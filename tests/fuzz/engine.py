@@ -14,12 +14,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from values import change_value
+
 import ciuic
+from ciuic.objects.encoding import encode
 
 ROOT = str(Path(ciuic.__file__).parent)
 LONGEST = 1 << 13
 NUMBERS = (0, 1, 2, 7, 8, 15, 16, 23, 24, 31, 32, 63, 64, 127, 128, 255, 256, 4096, 65535, 1 << 26, 1 << 31,
            (1 << 32) - 1, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
+
+TOKENS = (
+    *map(encode, (*NUMBERS, *(-1 - number for number in NUMBERS), 1 << 64, 1 << 80)),
+    *map(encode, (0.0, -0.0, 1.0, 1e-45, 1e39, float("inf"), float("nan"), None, True, "", "a", b"", [], {}, [0])),
+    *(b"\xd8\x1b", b"\t", b"\n", b"-", b"..", b"/", b"@{", b"~9", b"^", b"%2F", b"%00", b"null", b"1e999"),
+    *(b'""', b"[" * 99, b"\x1b[2J", b"\0"),
+)  # fmt: skip
+"""What the formats are made of: canonical encodings, and pieces of the texts."""
 
 Target = Callable[[bytes], object]
 
@@ -116,7 +127,7 @@ def _smaller(target: Target, data: bytes, kind: type[Exception]) -> bytes:
 def changed(data: bytes, corpus: list[bytes], chance: random.Random) -> bytes:
     """A few changes, one on top of the other."""
     out = bytearray(data)
-    for _ in range(1 << chance.randrange(4)):
+    for _ in range(chance.choice((1, 1, 1, 2, 4, 8))):
         chance.choice(CHANGES)(out, corpus, chance)
     return bytes(out[:LONGEST])
 
@@ -162,6 +173,13 @@ def insert(out: bytearray, corpus: list[bytes], chance: random.Random) -> None:
     out[at:at] = chance.randbytes(_length(chance))
 
 
+def put_token(out: bytearray, corpus: list[bytes], chance: random.Random) -> None:
+    """In place of another one, of 1, 2, 3, 5 or 9 bytes, or between two."""
+    at = _place(out, chance)
+    number = encode(chance.getrandbits(chance.randrange(1, 70)) << chance.choice((0, 0, 2, 9)))
+    out[at : at + chance.choice((0, 1, 1, 1, 2, 3, 5, 9))] = chance.choice((number, chance.choice(TOKENS)))
+
+
 def repeat(out: bytearray, corpus: list[bytes], chance: random.Random) -> None:
     start, at = _place(out, chance), _place(out, chance)
     out[at:at] = out[start : start + _length(chance)] * chance.choice((1, 1, 2, 30))
@@ -178,4 +196,7 @@ def cut(out: bytearray, corpus: list[bytes], chance: random.Random) -> None:
     del out[_place(out, chance) :]
 
 
-CHANGES = (flip, set_byte, set_number, add_to_number, delete, insert, repeat, splice, cut)
+CHANGES = (
+    flip, set_byte, set_number, add_to_number, delete, insert, *[put_token] * 2, *[change_value] * 4, repeat, splice,
+    cut,
+)  # fmt: skip

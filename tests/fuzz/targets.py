@@ -7,8 +7,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import socket
-import sys
+import tempfile
+import zipfile
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,21 +28,29 @@ from ciuic.errors import (
     InvalidImport,
     RepositoryError,
     RevisionError,
+    UnsupportedState,
 )
 from ciuic.history.revisions import parse_age, parse_moment, resolve
+from ciuic.interchange import regular_file, sharded_safetensors
+from ciuic.interchange.component_trees import to_component
 from ciuic.interchange.flat_names import unflatten
 from ciuic.interchange.safetensors_header import read_header
 from ciuic.interchange.ties import restore_tied_names
+from ciuic.interchange.torch_file import read_torch
 from ciuic.objects import encoding
 from ciuic.objects.encoding import EncodingError
-from ciuic.objects.ids import NO_ID, Kind, digest
+from ciuic.objects.ids import NO_ID, Kind, digest, object_id
 from ciuic.objects.recipe import decode_recipe, encode_recipe
 from ciuic.objects.snapshot import decode_snapshot, encode_snapshot
 from ciuic.objects.state_tree import Container, Tensor, Value, walk
 from ciuic.objects.tree import decode_tree, encode_tree
-from ciuic.store import config, pack_format, reflog, refs, resolving
+from ciuic.store import config, network, pack_format, reflog, refs, resolving, verification
 from ciuic.store.fs import LOCAL, FileSystem
+from ciuic.store.index import MARK, ROW
+from ciuic.store.index import _checked as checked_row
 from ciuic.store.pack import Pack
+from ciuic.store.reflog import decode_log
+from ciuic.store.salvage import SalvagedPack, salvage_log
 from ciuic.store.store import Store
 from ciuic.writer import wire
 from ciuic.writer.channel import LENGTH, Channel
@@ -100,8 +111,8 @@ def footer(data: bytes) -> None:
             end = row.end
 
 
-def pack(data: bytes) -> None:
-    """A whole pack: everything that can be sealed is."""
+def sealed_pack(data: bytes) -> bytearray:
+    """Everything that can be sealed is."""
     data = bytearray(data)
     offset, length = (int.from_bytes(data[start : start + 8], "little") for start in (len(data) - 56, len(data) - 48))
     rows = data[offset : offset + length] if offset < len(data) >= 64 and length <= len(data) else b""
@@ -113,6 +124,11 @@ def pack(data: bytes) -> None:
         data[offset : offset + length] = rows
         data[-32 - 8 : -8] = digest(bytes(rows))
         data[-8:] = digest(bytes(data[-64:-8]))[:8]
+    return data
+
+
+def pack(data: bytes) -> None:
+    data = sealed_pack(data)
     name = bytes(data[-40:-8]).hex()
     with contextlib.suppress(DamagedData):
         opened = Pack(InMemory(bytes(data)), "a.pack", name, bytes(data[16:32]))
@@ -120,6 +136,18 @@ def pack(data: bytes) -> None:
             with contextlib.suppress(DamagedData):
                 raw = opened.raw(row.offset, row.header.stored_length, row.header.id)
                 assert len(raw) == row.header.raw_length
+
+
+def salvaged_pack(data: bytes) -> None:
+    """Whatever is in the file: what is found is whole, inside of it, and comes once."""
+    for file in (data, sealed_pack(data)):
+        opened = SalvagedPack(InMemory(bytes(file)), "a.pack", "0" * 64, bytes(file[16:32]))
+        opened.headless = set()
+        ids = [row.header.id for row in opened.rows]
+        assert len(ids) == len(set(ids))
+        for row in opened.rows:
+            header, stored = opened.stored(row.offset, row.header.stored_length)
+            assert digest(stored) == header.stored_checksum and row.end <= len(file)
 
 
 # Objects
@@ -194,7 +222,7 @@ def codecs(data: bytes) -> None:
 LOGS = ("HEAD", "prunes", "refs/heads/main", "refs/tags/v1")
 
 
-def log(data: bytes) -> None:
+def sealed_log(data: bytes) -> tuple[str, bytes]:
     """The first byte chooses the log; each slot's checksum is put right, but where its own first byte is odd."""
     name, rest = LOGS[data[0] % 4] if data else "HEAD", data[1:]
     slots = []
@@ -205,11 +233,27 @@ def log(data: bytes) -> None:
             checksum = blake3(name.encode() + b"\0" + body).hexdigest()[: reflog.CHECKSUM_DIGITS].encode()
             slot = checksum + body
         slots.append(slot)
+    return name, b"".join(slots)
+
+
+def log(data: bytes) -> None:
+    name, sealed = sealed_log(data)
     with contextlib.suppress(DamagedRef):
-        records = reflog.decode_log(name, b"".join(slots))
+        records = decode_log(name, sealed)
         for number, record in enumerate(records):
             assert record.sequence == records[0].sequence + number
             assert record.time.isoformat() and len(reflog.encode_record(name, record)) == reflog.SLOT
+
+
+def salvaged_log(data: bytes) -> None:
+    """What can be saved is a log, and what was sound stays as it was."""
+    name, sealed = sealed_log(data)
+    found = salvage_log(name, sealed)
+    if found.records:
+        again = decode_log(name, b"".join(reflog.encode_record(name, record) for record in found.records))
+        assert [record.new for record in again] == [record.new for record in found.records]
+    if not found.damaged:
+        assert list(found.records) == decode_log(name, sealed)
 
 
 def ref_name(data: bytes) -> None:
@@ -232,6 +276,51 @@ def revision_in(store: Store) -> Callable[[bytes], None]:
         parse_moment(text)
 
     return revision
+
+
+def index_row_in(store: Store) -> Callable[[bytes], None]:
+    """A row of the index, its checksum right: kind of row, then its value. What is read is what was asked for."""
+    snapshot = bytes.fromhex(store.refs.value("refs/heads/main") or "")
+
+    def index_row(data: bytes) -> None:
+        kind, value = data[:1] or b"O", data[1:]
+        key = kind + snapshot
+        with store.index.environment.begin(write=True) as transaction:
+            before = transaction.get(key)
+            transaction.put(key, checked_row(key, value))
+        try:
+            with contextlib.suppress(CiuicError):
+                assert object_id(Kind.SNAPSHOT, store.read(Kind.SNAPSHOT, snapshot)) == snapshot
+                assert store.index.log_marks() is not None and store.index.packs()
+                store.header(snapshot)
+        finally:
+            with store.index.environment.begin(write=True) as transaction:
+                transaction.delete(key)
+                if before is not None:
+                    transaction.put(key, before)
+
+    return index_row
+
+
+def verified(data: bytes) -> None:
+    """The memory of when each pack was read."""
+    body = data.partition(b"\n")[2]
+    store = Remembering(InMemory(digest(body).hex().encode() + b"\n" + body))
+    assert all(len(name) == 64 and at >= 0 for name, at in verification._remembered(store).items())  # type: ignore[arg-type]
+
+
+class Remembering:
+    """What verification needs of a store."""
+
+    def __init__(self, fs: InMemory) -> None:
+        self.fs = fs
+
+    def join(self, *parts: str) -> str:
+        return "/".join(parts)
+
+
+def mounts(data: bytes) -> None:
+    network.mount_of(data.decode("utf-8", "surrogateescape"), "/a/b")
 
 
 # Files of text
@@ -259,6 +348,31 @@ def safetensors_header(data: bytes) -> None:
             assert all(0 <= entry.start <= entry.stop <= 64 for entry in header.tensors.values())
             named = restore_tied_names(dict.fromkeys(header.tensors, 0), header.metadata)
             unflatten(named, header.metadata, "file")
+
+
+def weight_map(data: bytes) -> None:
+    """The index of a model in several files; no name leads out of the folder."""
+    with tempfile.NamedTemporaryFile(suffix=".safetensors.index.json") as file:
+        file.write(data)
+        file.flush()
+        with contextlib.suppress(InvalidImport):
+            for shard in sharded_safetensors._read_weight_map(file.name).values():
+                assert regular_file.path_inside("/nowhere", shard).startswith("/nowhere")
+
+
+def torch_file(data: bytes) -> None:
+    """A pickle of one's choice in a sound archive, read as torch.load reads it."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in (("data.pkl", data), ("byteorder", b"little"), ("version", b"3"), ("data/0", bytes(64))):
+            file.writestr(f"archive/{name}", content)
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        file.write(archive.getvalue())
+        file.flush()
+        with contextlib.suppress(InvalidImport):
+            state = read_torch(file.name)
+            with contextlib.suppress(InvalidImport, UnsupportedState):
+                to_component("extra", state, "file")
 
 
 # The writer's messages
@@ -291,6 +405,19 @@ def channel(data: bytes) -> None:
 # What they start from: what was written once, and what the format allows
 
 
+def _pickles() -> list[bytes]:
+    """As torch.save writes them."""
+    import torch
+
+    found = []
+    for state in ({"w": torch.zeros(16), "n": [1, 2.5, "a", None, (True, b"b")]}, torch.zeros(4, 4).T):
+        file = io.BytesIO()
+        torch.save(state, file)
+        with zipfile.ZipFile(file) as archive:
+            found.append(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl"))))
+    return found
+
+
 class Placed:
     def __init__(self, offset: int, nbytes: int) -> None:
         self.offset, self.nbytes = offset, nbytes
@@ -298,7 +425,7 @@ class Placed:
 
 def seeds() -> dict[str, list[bytes]]:
     """By the names of TARGETS."""
-    found: dict[str, list[bytes]] = {name: [] for name in TARGETS}
+    found: dict[str, list[bytes]] = {name: [] for name in NAMES}
     identity = bytes.fromhex((GOLDEN / "repository" / "format").read_text().split()[3])
     for path in sorted((GOLDEN / "repository" / "packs").iterdir()):
         data = path.read_bytes()
@@ -317,7 +444,7 @@ def seeds() -> dict[str, list[bytes]]:
     found["pack"] = [_small_pack(), _small_pack(trees=found["tree"][:2])]
     for line in (GOLDEN / "codecs.jsonl").read_text().splitlines():
         case = json.loads(line)
-        stored, raw = (__import__("base64").b64decode(case[name]) for name in ("stored", "raw"))
+        stored, raw = (b64decode(case[name]) for name in ("stored", "raw"))
         found["codecs"].append(bytes((case["codec"], case["width"])) + len(raw).to_bytes(2, "little") + stored)
     records = [
         reflog.LogRecord(number, 10**18 + number, "-" if not number else "a" * 64, "a" * 64, "me@here:1", "commit: ü")
@@ -328,6 +455,13 @@ def seeds() -> dict[str, list[bytes]]:
     found["log"].append(found["log"][0] + bytes(512))
     symbolic = reflog.LogRecord(0, 1, "-", "ref:refs/heads/main", "", "")
     found["log"].append(b"\0" + reflog.encode_record("HEAD", symbolic))
+    found["salvaged_log"] = found["log"]
+    found["salvaged_pack"] = found["pack"]
+    found["index_row"] = [b"O" + ROW.pack(bytes(32), 64, 500, 0), b"L" + MARK.pack(3, bytes(16)), b"P"]
+    found["verified"] = [b"\n" + b"a" * 64 + b" 1700000000\n" + b"b" * 64 + b" 0\n"]
+    found["mounts"] = [b"36 35 98:0 / /a rw - ext4 /dev/sda1 rw\n37 36 0:5 / /a/b\\040c rw - nfs4 host:/x rw\n"]
+    found["weight_map"] = [json.dumps(index).encode() for index in INDEXES]
+    found["torch_file"] = _pickles()
     found["ref_name"] = [b"main", "läufe/a+b".encode(), b"a/b/c.d", b"v1.0-rc@2", b"%2e%2e", b"..", b"a" * 101]
     found["revision"] = [text.encode() for text in REVISIONS]
     found["config_toml"] = [
@@ -342,6 +476,14 @@ def seeds() -> dict[str, list[bytes]]:
     found["channel"].append(b"".join(found["channel"]))
     assert all(found.values()), "every target starts from something that is right"
     return found
+
+
+def golden_repository(path: Path) -> str:
+    """A copy at ``path``, whole: version control keeps no empty folder."""
+    shutil.copytree(GOLDEN / "repository", path)
+    for folder in ("index", "tmp", "trash", "quarantine", "refs/tags"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+    return str(path)
 
 
 def _small_pack(trees: list[bytes] | None = None) -> bytes:
@@ -399,6 +541,10 @@ HEADERS: list[dict[str, Any]] = [
         "b": {"dtype": "U8", "shape": [4, 8], "data_offsets": [32, 64]},
     },
 ]
+INDEXES: list[Any] = [
+    {"metadata": {"total_size": 64}, "weight_map": {"w": "model-00001-of-00002.safetensors", "b": "b.safetensors"}},
+    {"weight_map": {"w": "../x.safetensors", "v": "/etc/passwd", "u": "a/../../b"}},
+]
 QUANTIZER = {"scheme": "a", "scale": 1.0, "zero_point": 0}
 ORDERS: list[Any] = [
     (
@@ -421,10 +567,16 @@ ORDERS: list[Any] = [
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
-        record_header, trailer, footer, pack, cbor, tree, snapshot, recipe, codecs, log, ref_name, config_toml,
-        format_file, safetensors_header, order, channel,
+        record_header, trailer, footer, pack, salvaged_pack, cbor, tree, snapshot, recipe, codecs, log, salvaged_log,
+        ref_name, verified, mounts, config_toml, format_file, safetensors_header, weight_map, torch_file,
+        order, channel,
     )
 }  # fmt: skip
-TARGETS["revision"] = revision_in  # type: ignore[assignment]  # which the test gives a repository
+NEED_A_STORE = {"revision": revision_in, "index_row": index_row_in}
+NAMES = (*TARGETS, *NEED_A_STORE)
 
-assert sys.version_info >= (3, 10)
+
+
+def prepared(name: str, store: Store) -> Callable[[bytes], None]:
+    """The target of a name; ``store`` is under its shared lock."""
+    return NEED_A_STORE[name](store) if name in NEED_A_STORE else TARGETS[name]

@@ -24,6 +24,8 @@ from ciuic.objects.tree import (
     stored_nbytes,
 )
 
+CHANNELS = Tagged("dict", ("scheme", "per_channel_affine", "scale", [0.5], "zero_point", [0], "axis", 0))
+"""Of one channel, and no tensor of the tests has one."""
 IDS = st.binary(min_size=ID_LENGTH, max_size=ID_LENGTH)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 KEYS = st.one_of(TEXT, st.integers(-5, 5))
@@ -33,7 +35,8 @@ KEYS = st.one_of(TEXT, st.integers(-5, 5))
 def tensors(draw):
     dtype = draw(st.sampled_from(sorted(DTYPE_WIDTHS)))
     shape = tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=3)))
-    quantizer = {"scheme": "per_channel_affine", "scale": [0.5, 0.25], "zero_point": [0, 3], "axis": 0}
+    channels = {"scale": [0.5] * shape[0], "zero_point": [3] * shape[0]}
+    quantizer = {"scheme": "per_channel_affine", **channels, "axis": 0}
     chunk_size = draw(st.integers(1, 64))
     count = chunk_count(stored_nbytes(dtype, shape), chunk_size)
     return TensorEntry(
@@ -116,7 +119,13 @@ def tensor_map(**changes):
         tensor_map(dtype="qint32"),
         tensor_map(quantizer=1),
         tensor_map(dtype="qint32", quantizer=5),
+        tensor_map(dtype="qint32", quantizer=CHANNELS),
         tensor_map(tie=[1.5]),
+        tensor_map(tie="ab"),
+        tensor_map(shape=b"\2"),
+        {"kind": "dict", "entries": ""},
+        {"kind": "module", "entries": [], "modules": b""},
+        {"kind": "dict", "entries": [["k" * 4097, {"value": 1}]]},
         tensor_map(extra=1),
     ],
 )

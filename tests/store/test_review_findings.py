@@ -13,10 +13,10 @@ from ministore import Trainer, noise, output, python
 import ciuic
 from ciuic.errors import CiuicError, DamagedData, DamagedRef, StorageError, UnknownRef, UnknownRevision
 from ciuic.history.following import Following
+from ciuic.objects import extent
 from ciuic.objects.ids import Kind, object_id
 from ciuic.objects.snapshot import Snapshot, encode_snapshot
 from ciuic.objects.tree import ChildEntry, Tree, ValueEntry, encode_tree
-from ciuic.restore import stored_state
 from ciuic.store import reflog
 from ciuic.store import store as store_module
 from ciuic.store.fs import LOCAL, FileSystem
@@ -383,13 +383,13 @@ def hostile(repo: ciuic.Repo, kind: str, levels: int) -> None:
 def test_trees_that_hold_each_other_many_times(repo, path, monkeypatch, kind):
     """A repository of 20 KB that would unfold into 2^60 nodes: reading stops, counting and gc meet each tree once."""
     hostile(repo, kind, 60)
-    monkeypatch.setattr(stored_state, "MOST_NODES", 5_000)
+    monkeypatch.setattr(extent, "MOST_LEAVES", 5_000)
     again = ciuic.Repo(path)
-    with pytest.raises(DamagedData, match="more than 5000 trees"):
+    with pytest.raises(DamagedData, match="more than 5000 tensors and values"):
         again.restore("HEAD", extra={})
-    with pytest.raises(DamagedData, match="more than 5000 trees"):
+    with pytest.raises(DamagedData, match="more than 5000 tensors and values"):
         again.components("HEAD")["extra"]
-    with pytest.raises(DamagedData, match="more than 5000 trees"):
+    with pytest.raises(DamagedData, match="more than 5000 tensors and values"):
         again.diff("HEAD", "HEAD~1")
     assert again.fsck().problems == () and again.gc(expire=NOW).snapshots == 2
     assert again.stats()

@@ -30,7 +30,7 @@ VARIABLES = (HEARTBEAT, REPOSITORY, EVERY, INTERRUPT)
 PAGE = 4096
 MAGIC = b"ciuicbt1"
 BEAT = struct.Struct("@QqQ")  # native, so that each number is written by one store
-BEAT_AT, CLOSED_AT, RESTORED_AT, PATH_AT = 8, 32, 40, 56
+BEAT_AT, TIME_AT, CLOSED_AT, RESTORED_AT, PATH_AT = 8, 24, 32, 40, 56
 FLAG, STEP, LENGTH = struct.Struct("@Q"), struct.Struct("@q"), struct.Struct("@Q")
 LONGEST_PATH = PAGE - PATH_AT - LENGTH.size
 NO_STEP = -1
@@ -41,8 +41,8 @@ logger = logging.getLogger("ciuic")
 @dataclass(frozen=True)
 class Heartbeat:
     """What a training has told. ``beats``: boundaries of steps; ``step``: the last one's; ``time_ns``: of the monotonic
-    clock, then. ``closed``: its manager was closed since. ``restored``: the step of the snapshot that it went on from.
-    ``repository``: where its snapshots go; None until it has opened one."""
+    clock, then or when its manager was closed. ``closed``: it was, and no step came since. ``restored``: the step of
+    the snapshot that it went on from. ``repository``: where its snapshots go; None until it has opened one."""
 
     beats: int = 0
     step: int | None = None
@@ -121,6 +121,7 @@ class Supervised:
     def closed(self) -> None:
         """No further step is expected: what follows may take its time."""
         if self._page is not None:
+            FLAG.pack_into(self._page, TIME_AT, time.monotonic_ns())
             FLAG.pack_into(self._page, CLOSED_AT, 1)
 
     def _interrupted(self, step: int) -> None:

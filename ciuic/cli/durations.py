@@ -1,16 +1,18 @@
-"""Spans of time as people type them: now, 30d, 12h."""
+"""Spans of time as people type them: now, 30d, 12h; 90, 1.5s, 10m."""
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 if TYPE_CHECKING:
     _Timedelta = click.ParamType[timedelta]
+    _Float = click.ParamType[float]
 else:  # generic from click 8.4 on
-    _Timedelta = click.ParamType
+    _Timedelta = _Float = click.ParamType
 
 
 class Duration(_Timedelta):
@@ -29,4 +31,20 @@ class Duration(_Timedelta):
         return age
 
 
+class Seconds(_Float):
+    """A number of seconds, or a span: 90, 1.5s, 10m, 2h."""
+
+    name = "seconds"
+    units: ClassVar[dict[str, float]] = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhd]?)\s*", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a span of time. Write 90, 1.5s, 10m or 2h.", param, ctx)
+        return float(match[1]) * self.units[match[2]]
+
+
 DURATION = Duration()
+SECONDS = Seconds()

@@ -35,6 +35,8 @@ COMMANDS = {
     "repair": ("repair", "Save what can be saved of a damaged one"),
     "doctor": ("doctor", "Look at what a run depends on here"),
     "stats": ("stats", "Show what is stored and what was saved"),
+    "run": ("supervision", "Run a command again until it is done"),
+    "runs": ("supervision", "List such runs, and what they said"),
     "demo": ("setup", "Watch a training die and resume"),
     "completion": ("setup", "Print the shell's completion script"),
 }
@@ -53,7 +55,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"ciuic.cli.{COMMANDS[cmd_name][0]}")
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 

@@ -1,0 +1,181 @@
+"""One attempt: a command from its start to its end, and what is to be known of that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ciuic.supervisor import descendants, memory_kills
+from ciuic.supervisor.ending import Facts
+from ciuic.supervisor.outlets import Outlets
+from ciuic.supervisor.output_log import OutputLog
+from ciuic.supervisor.pulse import Patience, Pulse
+from ciuic.supervisor.signals import NOTICED, STOPPING, Signals
+
+HANG_GRACE_S = 10.0
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to run, and how long to bear with it. ``terminals``: whether descriptors 1 and 2 are; ``quiet_input``: it
+    gets no input. ``grace_s``: from a signal that was passed on to SIGKILL."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str
+    terminals: tuple[bool, bool] = (False, False)
+    quiet_input: bool = True
+    patience: Patience = field(default_factory=Patience)
+    grace_s: float = 60.0
+
+
+class Attempt:
+    """Runs to the end of ``run``; then nothing of the command is left but a writer that has something to publish."""
+
+    def __init__(self, start: Start, pulse: Pulse, log: OutputLog, signals: Signals) -> None:
+        self._start = start
+        self._pulse = pulse
+        self._log = log
+        self._signals = signals
+        self._stopped_by: int | None = None
+        self._silent_s: float | None = None
+        self._kill_at: float | None = None
+        self._last_orders = False
+        self._passed_on: set[int] = set()
+        self._began = time.monotonic()
+
+    def run(self) -> Facts:
+        before = memory_kills.kills()
+        self._others = descendants.children(os.getpid())
+        outlets = Outlets(self._start.terminals, self._log)
+        try:
+            try:
+                self._process = self._started(outlets)
+            except OSError as error:
+                code = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+                self._log.write(f"{self._start.command[0]}: {error.strerror}\n".encode())
+                return Facts(code, tail=self._log.end())
+            self._wait(outlets)
+            returncode = self._process.wait()
+            self._note_leaving(returncode)
+            outlets.drain()
+        finally:
+            outlets.close()
+        killed = memory_kills.moved(before, memory_kills.kills()) if returncode else None
+        return Facts(returncode, self._silent_s, self._stopped_by, killed, self._log.end())
+
+    def _started(self, outlets: Outlets) -> subprocess.Popen[bytes]:
+        out, err = outlets.inner
+        process = subprocess.Popen(
+            list(self._start.command),
+            stdin=subprocess.DEVNULL if self._start.quiet_input else None,
+            stdout=out,
+            stderr=err,
+            cwd=self._start.folder,
+            env=dict(self._start.environment),
+            start_new_session=True,  # a group of its own: Ctrl-C reaches it once, through us
+            preexec_fn=descendants.dies_with_parent(),
+        )
+        for outlet in outlets.all:
+            outlet.started()
+        return process
+
+    def _wait(self, outlets: Outlets) -> None:
+        """Until the command has ended, and all that it has left behind with it."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._signals.descriptor, selectors.EVENT_READ)
+            for outlet in outlets.all:
+                selector.register(outlet.source, selectors.EVENT_READ, outlet)
+            while True:
+                ready = selector.select(self._pause(outlets))
+                for key, _ in ready:
+                    if key.data is not None:
+                        outlets.pass_on(key.data)
+                        if not key.data.open:
+                            selector.unregister(key.fileobj)
+                numbers = self._signals.take()
+                for number in numbers:
+                    self._heard(number, outlets)
+                self._look_at_the_clock(outlets)
+                if (signal.SIGCHLD in numbers or not ready) and self._is_over():
+                    return
+
+    def _is_over(self) -> bool:
+        """Without burying the command: for as long as it lies there, its group's number is nobody else's."""
+        status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if status is None:
+            return False
+        left = self._left()
+        if self._stopped_by is not None and left and not self._last_orders:
+            self._last_orders = True  # a shell script, for example, dies of the signal before what it runs has heard it
+            descendants.kill(left, self._stopped_by)
+        if self._stopped_by is not None and left and time.monotonic() < (self._kill_at or 0.0):
+            return False
+        if status.si_code != os.CLD_EXITED or status.si_status != 0:
+            self._send(signal.SIGKILL, group=True)  # nobody is to be in the way of the next attempt
+            descendants.kill(left)
+        return True
+
+    def _note_leaving(self, returncode: int) -> None:
+        """Whoever ends with a signal that was passed on has left because of it."""
+        for number in self._passed_on:
+            if returncode in (-number, 128 + number):
+                self._stopped_by = number
+
+    def _left(self) -> list[int]:
+        """Processes that have outlived the command, where it has ended; writers do not count."""
+        orphans = descendants.children(os.getpid()) - self._others - {self._process.pid}
+        descendants.reap(orphans)
+        return [pid for pid in descendants.below(orphans) if not descendants.is_dead(pid)]
+
+    def _pause(self, outlets: Outlets) -> float | None:
+        deadline = self._deadline(outlets)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _deadline(self, outlets: Outlets) -> float | None:
+        if self._stopped_by is not None or self._silent_s is not None:
+            return self._kill_at
+        return self._start.patience.deadline(self._pulse.read(), max(self._began, outlets.blocked_until))
+
+    def _heard(self, number: int, outlets: Outlets) -> None:
+        if number == signal.SIGWINCH:
+            outlets.resize()
+        if number in NOTICED:
+            return
+        if number in STOPPING:
+            self._stopped_by = number
+            self._kill_at = time.monotonic() + self._start.grace_s
+        else:
+            self._passed_on.add(number)
+        self._send(number)
+
+    def _send(self, number: int, *, group: bool = False) -> None:
+        """To the command, which knows what its workers should hear (torchrun passes on, a DataLoader must not die)."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self._process.pid, number)
+
+    def _look_at_the_clock(self, outlets: Outlets) -> None:
+        deadline, now = self._deadline(outlets), time.monotonic()
+        if deadline is None or now < deadline:
+            return
+        if self._kill_at is not None:
+            self._kill_at = now + HANG_GRACE_S  # one that hangs in the kernel dies when that returns
+            self._send(signal.SIGKILL, group=True)
+            return
+        beat = self._pulse.read()
+        self._silent_s = now - max(self._began, beat.time_ns / 1e9)
+        self._kill_at = now + HANG_GRACE_S
+        if hasattr(resource, "prlimit"):  # no core file of a training's size
+            with contextlib.suppress(OSError, ValueError):
+                hard = resource.prlimit(self._process.pid, resource.RLIMIT_CORE)[1]
+                resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, hard))
+        for number in (signal.SIGABRT, signal.SIGCONT):  # Python says on its way where each thread was
+            self._send(number, group=True)

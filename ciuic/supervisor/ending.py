@@ -1,0 +1,87 @@
+"""How one attempt ended, in one word for programs and a few for people."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from typing import Literal
+
+from ciuic.supervised import Heartbeat
+
+Kind = Literal["done", "crash", "killed", "hang", "memory", "stopped"]
+OUT_OF_MEMORY = re.compile(
+    r"^(?:\S*OutOfMemoryError\b|RuntimeError: .*(?:out of memory|can't allocate memory|not enough memory)|"
+    r"(?:\S*\.)?_?(?:Array)?MemoryError\b|.*std::bad_alloc).*",
+    re.MULTILINE,
+)
+LAST_ERROR = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)\b.*", re.MULTILINE)
+LONGEST_WORDS = 300
+
+
+@dataclass(frozen=True)
+class Ending:
+    """``words``: what happened and how that was recognised. ``exit_code``: as a shell has it, 128 + a signal."""
+
+    kind: Kind
+    words: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a process that has ended. ``returncode``: negative for a signal. ``silent_s``: for how long it
+    had told no step when it was given up. ``stopped_by``: a signal that was passed on to it. ``memory_kills``: a count
+    of the kernel's that rose, in words. ``tail``: the end of its output."""
+
+    returncode: int
+    silent_s: float | None = None
+    stopped_by: int | None = None
+    memory_kills: str | None = None
+    tail: str = ""
+
+
+def judge(facts: Facts) -> Ending:
+    """Why it ended. What the supervisor did to it itself comes first."""
+    code = facts.returncode if facts.returncode >= 0 else 128 - facts.returncode
+    how = exit_words(facts.returncode)
+    if facts.stopped_by is not None:
+        return Ending("stopped", f"{signal_name(facts.stopped_by)} was passed on; {how}", code)
+    if facts.silent_s is not None:
+        return Ending("hang", f"hung: no step for {facts.silent_s:.3g} s", code)
+    if facts.returncode == 0:
+        return Ending("done", how, 0)
+    if facts.memory_kills is not None:
+        return Ending("memory", f"out of memory: {how}, and {facts.memory_kills}", code)
+    said = last_of(OUT_OF_MEMORY, facts.tail)
+    error = last_of(LAST_ERROR, facts.tail)
+    if said is not None and (error is None or said == error or facts.returncode == -signal.SIGABRT):
+        return Ending("memory", f"out of memory: {how}, and it said {said}", code)
+    kind: Kind = "killed" if facts.returncode < 0 else "crash"
+    return Ending(kind, f"{how}: {error}" if error and kind == "crash" else how, code)
+
+
+def exit_words(returncode: int) -> str:
+    """ "exit code 3", "killed by SIGSEGV"."""
+    return f"exit code {returncode}" if returncode >= 0 else f"killed by {signal_name(-returncode)}"
+
+
+def signal_name(number: int) -> str:
+    """ "SIGTERM"."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def last_of(pattern: re.Pattern[str], text: str) -> str | None:
+    """The last line that the pattern fits, not too long."""
+    found = None
+    for match in pattern.finditer(text):
+        found = match[0].strip()[:LONGEST_WORDS]
+    return found
+
+
+def last_step(beat: Heartbeat) -> int | None:
+    """The last step that is done: of this attempt, or of the snapshot that it went on from."""
+    return beat.step if beat.step is not None else beat.restored

@@ -23,6 +23,8 @@ it). Both are append-only. A message says what happened and ends with what to do
     │   └── UnsafePath
     ├── InvalidNote
     ├── DemoFailed
+    ├── SupervisorError
+    │   ├── CommandFailed         └── ResumeDiffers
     └── BackgroundError
         ├── TornSnapshot          ├── SnapshotSkipped       ├── SnapshotTimeout       ├── WriterFailed
         └── NoTraining
@@ -298,3 +300,24 @@ class NoTraining(BackgroundError):
 
     kind = "no-training"
     exit_code = 105
+
+
+class SupervisorError(CiuicError):
+    """Something about a command that was run on somebody's behalf."""
+
+    kind = "supervisor"
+    exit_code = 110
+
+
+class CommandFailed(SupervisorError):
+    """It failed by itself, so nothing can be said about the rest."""
+
+    kind = "command-failed"
+    exit_code = 111
+
+
+class ResumeDiffers(SupervisorError):
+    """An interrupted and resumed run does not end with the bits of an uninterrupted one."""
+
+    kind = "resume-differs"
+    exit_code = 112

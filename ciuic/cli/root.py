@@ -37,6 +37,7 @@ COMMANDS = {
     "stats": ("stats", "Show what is stored and what was saved"),
     "run": ("supervision", "Run a command again until it is done"),
     "runs": ("supervision", "List such runs, and what they said"),
+    "verify-resume": ("resume_check", "Interrupt a script, and compare the bits"),
     "demo": ("setup", "Watch a training die and resume"),
     "completion": ("setup", "Print the shell's completion script"),
 }

@@ -26,13 +26,14 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 @dataclass(frozen=True)
 class Start:
     """What to run, and how long to bear with it. ``terminals``: whether descriptors 1 and 2 are; ``quiet_input``: it
-    gets no input. ``grace_s``: from a signal that was passed on to SIGKILL."""
+    gets no input; ``quiet``: its output goes into the log alone. ``grace_s``: from a signal passed on to SIGKILL."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
     folder: str
     terminals: tuple[bool, bool] = (False, False)
     quiet_input: bool = True
+    quiet: bool = False
     patience: Patience = field(default_factory=Patience)
     grace_s: float = 60.0
 
@@ -55,7 +56,7 @@ class Attempt:
     def run(self) -> Facts:
         before = memory_kills.kills()
         self._others = descendants.children(os.getpid())
-        outlets = Outlets(self._start.terminals, self._log)
+        outlets = Outlets(self._start.terminals, self._log, quiet=self._start.quiet)
         try:
             try:
                 self._process = self._started(outlets)
@@ -138,7 +139,10 @@ class Attempt:
 
     def _pause(self, outlets: Outlets) -> float | None:
         deadline = self._deadline(outlets)
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+        if deadline is None:
+            return None
+        longest = self._start.patience.step_s or deadline  # a first step brings the deadline forward, and wakes nobody
+        return min(longest, max(0.0, deadline - time.monotonic()))
 
     def _deadline(self, outlets: Outlets) -> float | None:
         if self._stopped_by is not None or self._silent_s is not None:

@@ -16,7 +16,7 @@ def kills(root: Path = Path("/")) -> dict[str, int]:
     for name, path in _counters(root):
         found = COUNT.search(_text(path))
         if found:
-            counts[name] = int(found[1])
+            counts.setdefault(name, int(found[1]))
     return counts
 
 

@@ -74,13 +74,13 @@ class Outlets:
     """Both ways out of one attempt. ``blocked_until``: of the monotonic clock; until then nobody downstream would take
     more, so the command may have been waiting, too."""
 
-    def __init__(self, terminals: Sequence[bool], log: OutputLog) -> None:
+    def __init__(self, terminals: Sequence[bool], log: OutputLog, *, quiet: bool = False) -> None:
         """``terminals``: whether descriptors 1 and 2 are; two share one pseudo-terminal, which keeps the order."""
         self.all = [Outlet(1, terminal=terminals[0])]
         if not all(terminals):
             self.all.append(Outlet(2, terminal=terminals[1]))
         self._log = log
-        self._deaf: set[int] = set()
+        self._deaf: set[int] = {1, 2} if quiet else set()
         self.blocked_until = 0.0
 
     @property

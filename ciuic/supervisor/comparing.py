@@ -45,11 +45,11 @@ class Comparison:
         return self.difference is None and self.last[0] == self.last[1] and bool(self.steps)
 
 
-def compare(a: Repo, b: Repo, seeded_from: int | None = None) -> Comparison:
+def compare(a: Repo, b: Repo, fresh_until: int | None = None) -> Comparison:
     """Every snapshot of one with those of the other of the same step.
 
-    ``seeded_from``: the step after which the two may differ for any other reason than an unseeded generator: one that
-    differs up to there is left out, since what was drawn from it would be seen elsewhere. None: never.
+    ``fresh_until``: the last step that both have done without a resume on the way; None: all of them. A generator that
+    differs in the first such step was not seeded, and is left out: what was drawn from it would be seen elsewhere.
     """
     before, after = _by_step(a), _by_step(b)
     steps = tuple(sorted(before.keys() & after.keys()))
@@ -57,7 +57,7 @@ def compare(a: Repo, b: Repo, seeded_from: int | None = None) -> Comparison:
     components = tuple(dict.fromkeys(name for step in steps for each in before[step] for name in each.tree))
     look = _Look(a, b)
     unseeded: tuple[str, ...] = ()
-    if steps and (seeded_from is None or steps[0] <= seeded_from):
+    if steps and (fresh_until is None or steps[0] <= fresh_until):
         first = look.differing(before[steps[0]][0], after[steps[0]][0])
         unseeded = tuple(path for path in first if path.startswith(f"{GENERATORS}/"))
     look.left_out = frozenset(unseeded)

@@ -53,12 +53,13 @@ def verify_resume(
         broken = script.run(os.path.join(folder, BROKEN), signals, moments)
         if not broken.interruptions:
             raise CommandFailed(f"It ended before it was interrupted after step {words}: name earlier ones.")
-        first = broken.interruptions[0].after
-        comparison = compare(Repo.open(whole.path), Repo.open(broken.path), seeded_from=first)
+        # Up to here the interrupted run has done each step in one go from its start, as the other one has.
+        fresh = next((each.resumed for each in broken.interruptions if each.resumed is not None), None)
+        comparison = compare(Repo.open(whole.path), Repo.open(broken.path), fresh_until=fresh)
         if comparison.same or comparison.difference is None:
             cause = "" if comparison.same else _other_end(comparison)
             return Verdict(comparison, broken.interruptions, cause=cause)
-        if first is not None and comparison.difference.step <= first:
+        if fresh is None or comparison.difference.step <= fresh:
             return Verdict(comparison, broken.interruptions, False, NOT_REPEATABLE)
         say("They differ. Running it without an interruption once more, to see whether it repeats itself.")
         again = script.run(os.path.join(folder, AGAIN), signals)

@@ -25,6 +25,8 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── DemoFailed
     ├── SupervisorError
     │   ├── CommandFailed         └── ResumeDiffers
+    ├── MonitoringError
+    │   └── MissingPackage
     └── BackgroundError
         ├── TornSnapshot          ├── SnapshotSkipped       ├── SnapshotTimeout       ├── WriterFailed
         └── NoTraining
@@ -258,6 +260,20 @@ class InvalidNote(CiuicError):
 class DemoFailed(CiuicError):
     kind = "demo-failed"
     exit_code = 90
+
+
+class MonitoringError(CiuicError):
+    """Figures cannot be exported like this. Training and snapshots go on."""
+
+    kind = "monitoring"
+    exit_code = 91
+
+
+class MissingPackage(MonitoringError):
+    """An optional package is needed and not installed."""
+
+    kind = "missing-package"
+    exit_code = 92
 
 
 class BackgroundError(CiuicError):

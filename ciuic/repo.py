@@ -293,6 +293,11 @@ class Repo:
 
         return {name: self._counts[name] for name in COUNTED}
 
+    @property
+    def tip(self) -> str | None:
+        """Hex id of the newest durable snapshot of the line that this object follows: the next one's parent."""
+        return self._following.position.parent
+
     def _own_engine(self) -> Background | None:
         """The engine, if there is one and it is not the parent's of a forked process."""
         return self._engine if self._engine is not None and self._engine.owner == os.getpid() else None

@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from ciuic.errors import CiuicError, SnapshotSkipped, StateMismatch, TornSnapshot
+from ciuic.errors import CiuicError, MissingPackage, MonitoringError, SnapshotSkipped, StateMismatch, TornSnapshot
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.refs import WHOLE
@@ -26,6 +26,7 @@ from ciuic.writer.pending import PendingSnapshot, completed, failed
 
 if TYPE_CHECKING:
     from ciuic.batches import Loops
+    from ciuic.monitoring import Exporter
     from ciuic.state.tracked import Tracked
 
 __all__ = ["Snapshot", "SnapshotManager"]
@@ -49,6 +50,7 @@ class SnapshotManager:
     step that finds one; ``when_busy`` "wait" waits without limit, "skip" not at all.
     A failure is logged and counted in ``failures``, and training goes on; the next calls try again, after
     1, 2, 4, … steps. ``on_error="raise"`` raises instead, at the next call. ``options``: those of ``Repo``.
+    ``metrics_port=9464`` serves figures to Prometheus there (see ``ciuic.monitoring``), to this machine alone.
     The end of a ``with`` block, ``close()`` or the end of the program waits for what was saved.
     """
 
@@ -60,6 +62,7 @@ class SnapshotManager:
         triggers: Sequence[Trigger] = (),
         on_error: Literal["warn", "raise"] = "warn",
         when_busy: Literal["wait", "skip"] | None = None,
+        metrics_port: int | None = None,
         **options: Any,
     ) -> None:
         self._supervised = Supervised()  # `ciuic run` and `ciuic verify-resume` ask for things, and are told each step
@@ -95,6 +98,19 @@ class SnapshotManager:
         self._restored: Snapshot | None = None  # whose position in the data the next loop looks up
         self._newest: PendingSnapshot | None = None
         self._boundary: Moment | None = None  # the newest
+        self._exporter = None if metrics_port is None else self._export(metrics_port)
+
+    def _export(self, port: int) -> Exporter | None:
+        """A port that is taken, by a worker of the run before for example, is no reason not to train."""
+        from ciuic.monitoring import serve
+
+        try:
+            return serve(self, port)
+        except MissingPackage:
+            raise
+        except MonitoringError as error:
+            logger.warning("This run is not exported to Prometheus: %s", error)
+            return None
 
     def __enter__(self) -> SnapshotManager:
         self._watch.begin()
@@ -119,6 +135,11 @@ class SnapshotManager:
     def counts(self) -> dict[str, int]:
         """How the snapshots went: see ``Repo.counts``."""
         return self.repo.counts
+
+    @property
+    def last_step(self) -> int | None:
+        """The newest step that ended; None before the first."""
+        return None if self._last is None else self._last[0]
 
     def prepare(self, model: Any = None, optimizer: Any = None, **objects: Any) -> None:
         """Make memory ready before the first step, and start the writer process: see ``Repo.prepare``."""
@@ -406,4 +427,6 @@ class SnapshotManager:
             self.repo.close(timeout=0 if self._watch.engine.in_haste else None)
         finally:
             self._watch.close()
+            if self._exporter is not None:
+                self._exporter.close()
         self._raise_error()

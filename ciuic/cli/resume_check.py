@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ def verify_resume_command(
     from ciuic.supervisor.resume_check import verify_resume
     from ciuic.supervisor.trial import Script
 
+    logging.getLogger("ciuic").setLevel(logging.ERROR)  # that a killed run's writer is waited for is no news here
     script = Script(command, os.environ, os.getcwd(), every, quiet=session.verbose == 0 or session.as_json)
     with _folder(keep) as folder:
         verdict = verify_resume(script, folder, session.remark, times=times, at=_steps(interrupt_at), seed=seed)

@@ -55,6 +55,7 @@ class Attempt:
 
     def run(self) -> Facts:
         before = memory_kills.kills()
+        descendants.reap(descendants.children(os.getpid()))  # what was killed at the end of the last attempt
         self._others = descendants.children(os.getpid())
         outlets = Outlets(self._start.terminals, self._log, quiet=self._start.quiet)
         try:

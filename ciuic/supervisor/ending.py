@@ -10,12 +10,17 @@ from typing import Literal
 from ciuic.supervised import Heartbeat
 
 Kind = Literal["done", "crash", "killed", "hang", "memory", "stopped"]
+RANK = r"(?:\[rank\d+\]: ?)?"
+"""What torch.distributed puts before the lines of an exception."""
 OUT_OF_MEMORY = re.compile(
-    r"^(?:\S*OutOfMemoryError\b|RuntimeError: .*(?:out of memory|can't allocate memory|not enough memory)|"
+    rf"^{RANK}(?:\S*OutOfMemoryError\b|RuntimeError: .*(?:out of memory|can't allocate memory|not enough memory)|"
     r"(?:\S*\.)?_?(?:Array)?MemoryError\b|.*std::bad_alloc).*",
     re.MULTILINE,
 )
-LAST_ERROR = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)\b.*", re.MULTILINE)
+LAST_ERROR = re.compile(
+    rf"^{RANK}(?!torch\.distributed\.elastic)[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)\b.*",
+    re.MULTILINE,
+)
 LONGEST_WORDS = 300
 
 
@@ -55,7 +60,8 @@ def judge(facts: Facts) -> Ending:
         return Ending("memory", f"out of memory: {how}, and {facts.memory_kills}", code)
     said = last_of(OUT_OF_MEMORY, facts.tail)
     error = last_of(LAST_ERROR, facts.tail)
-    if said is not None and (error is None or said == error or facts.returncode == -signal.SIGABRT):
+    alone = error is None or said == error or facts.returncode == -signal.SIGABRT
+    if said is not None and (alone or said.startswith("[rank")):  # then the others say that they have lost it
         return Ending("memory", f"out of memory: {how}, and it said {said}", code)
     kind: Kind = "killed" if facts.returncode < 0 else "crash"
     return Ending(kind, f"{how}: {error}" if error and kind == "crash" else how, code)
@@ -78,7 +84,7 @@ def last_of(pattern: re.Pattern[str], text: str) -> str | None:
     """The last line that the pattern fits, not too long."""
     found = None
     for match in pattern.finditer(text):
-        found = match[0].strip()[:LONGEST_WORDS]
+        found = match[0].strip(" :\r")[:LONGEST_WORDS]
     return found
 
 

@@ -78,10 +78,12 @@ class Record:
         return OutputLog(self._join(log_name(attempt)))
 
     def close(self) -> None:
-        """The supervisor's life ends here."""
+        """The supervisor's life ends here. A second call does nothing more."""
         self.pulse.close()
-        for descriptor in (self._events, self._lock):
-            os.close(descriptor)
+        descriptors, self._events, self._lock = (self._events, self._lock), -1, -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def _forget_old(runs: str) -> None:

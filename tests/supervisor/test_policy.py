@@ -78,6 +78,14 @@ def test_what_ends_it(kind):
         (Facts(1, tail="MemoryError\n"), "memory", 1, "out of memory: exit code 1, and it said MemoryError"),
         (Facts(1, tail="MemoryError\nKeyError: 'x'\n"), "crash", 1, "exit code 1: KeyError: 'x'"),
         (Facts(0, tail="MemoryError\n"), "done", 0, "exit code 0"),
+        (
+            Facts(
+                1, tail="[rank1]: KeyError: 1\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n"
+            ),
+            "crash",
+            1,
+            "exit code 1: [rank1]: KeyError: 1",
+        ),
     ],
 )
 def test_how_an_end_is_judged(facts, kind, code, words):
@@ -97,6 +105,8 @@ def test_how_an_end_is_judged(facts, kind, code, words):
         "numpy.core._exceptions.MemoryError: Unable to allocate",
         "MemoryError",
         "  what():  std::bad_alloc",
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory.\n[rank0]: RuntimeError: Connection reset by peer\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
     ],
 )
 def test_how_a_lack_of_memory_is_worded(said):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.conftest import STEPS, alive, until
+from .conftest import STEPS, alive, until
 
 
 def test_a_command_that_is_done(desk):

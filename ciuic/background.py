@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -61,6 +61,7 @@ class Background:
         slots: int = SLOTS,
         priority: Priority = "normal",
         timeout: float = WRITER_TIMEOUT_S,
+        retention: Sequence[str] | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError("slots is a number of staged copies, at least 1")
@@ -69,7 +70,9 @@ class Background:
         self._following = following
         self._arena = Arena(slots)
         self._pacer = Pacer()
-        self._writer = Writer(path, priority=priority, timeout=timeout, moved=self._moved, count=self.count)
+        self._writer = Writer(
+            path, priority=priority, timeout=timeout, moved=self._moved, count=self.count, retention=retention
+        )
         self._copier: Copier[_Order] = Copier(self._stage, self._prepare_piece)
         self._unfinished: set[PendingSnapshot] = set()
         self._with_writer: set[PendingSnapshot] = set()

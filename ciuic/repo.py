@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -20,6 +20,7 @@ from ciuic.errors import (
     NotARepository,
     RepositoryExists,
     StorageError,
+    StorageFull,
     UnknownPath,
     UnknownRevision,
     UnsupportedState,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from ciuic.history.diff import Diff
     from ciuic.history.notes import Note
     from ciuic.history.statistics import Stats
+    from ciuic.retention import AnyPolicy
+    from ciuic.retention.review import Review
     from ciuic.state.lazy import Device, LazyState
     from ciuic.state.plan import KeyFilter
     from ciuic.store.fsck import FsckReport, Progress
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from ciuic.store.repair import RepairReport
     from ciuic.store.verification import Budget
     from ciuic.writer.pending import PendingSnapshot
+    from ciuic.writer.retiring import Retiring
 
 
 class Repo:
@@ -68,17 +72,25 @@ class Repo:
         slots: int = 2,
         priority: Priority = "normal",
         writer_timeout: float = 30.0,
+        retention: Sequence[AnyPolicy | str] | None = None,
     ) -> None:
         """Open an existing repository; NotARepository, UnsupportedFormat otherwise.
 
         For ``wait=False``: ``slots`` copies of the state may wait in memory at a time; ``priority`` "low" gives the
         writer what the CPU and the disk have to spare; a writer without a sign of life for ``writer_timeout`` seconds
         (or without progress for ten times that) is killed and started anew, up to three times a snapshot.
+
+        ``retention``: policies that hold after each commit of this object, as objects or texts (``KeepLast(20)``,
+        "keep-last=20"); None for those of ``[retention]`` in config.toml, an empty list for none.
         """
+        policies = None if retention is None else _policy_texts(retention)
         self._store = Store(os.fspath(path))
         self._following = Following(self._store)
         self._memory: Memory | None = None
-        self._background_options: dict[str, Any] = {"slots": slots, "priority": priority, "timeout": writer_timeout}
+        self._background_options: dict[str, Any] = {
+            "slots": slots, "priority": priority, "timeout": writer_timeout, "retention": policies,
+        }  # fmt: skip
+        self._retiring: Retiring | None = None
         self._counts: Counter[str] = Counter()
         self._engine: Background | None = None
         self._checked: tuple[str, int] | None = None  # a snapshot, and the generation in which all of it was read
@@ -200,11 +212,27 @@ class Repo:
         return self._commit(components, _details(contains, step, epoch, message, metrics, config))
 
     def _commit(self, components: Mapping[str, StateNode], details: Details) -> Snapshot:
+        """A snapshot, and then what the retention policies ask for, neither of which the other one's failure harms."""
+        from ciuic.writer.retiring import Retiring
+
+        retiring = self._retiring = self._retiring or Retiring(self._background_options["retention"])
+        with self._moving():
+            retiring.make_room(self._following, 0)
+            try:
+                snapshot = self._commit_once(components, details)
+            except StorageFull:
+                if not retiring.make_room(self._following, 0, full=True):
+                    raise
+                snapshot = self._commit_once(components, details)
+            retiring.after(snapshot)
+        return snapshot
+
+    def _commit_once(self, components: Mapping[str, StateNode], details: Details) -> Snapshot:
         from ciuic.commit.earlier import Memory
         from ciuic.commit.pipeline import commit_snapshot
 
         self._memory = self._memory or Memory()
-        with self._moving(), self._store.shared():
+        with self._store.shared():
             parent = self._following.next_parent()
             return commit_snapshot(
                 self._store,
@@ -281,6 +309,8 @@ class Repo:
         if engine is not None:
             self._closing.detach()
             engine.close() if timeout is None else engine.close(timeout)
+        if self._retiring is not None and timeout is None:
+            self._retiring.finish()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -670,6 +700,21 @@ class Repo:
             if WHOLE not in gone and (component or WHOLE) not in gone:
                 self._store.refs.prune(snapshot.id, component)
 
+    def prune_by(self, policies: Sequence[AnyPolicy | str] | None = None, *, dry_run: bool = False) -> Review:
+        """Give up what retention policies let go, those of config.toml by default: durable on return, freed by the next
+        gc. ``dry_run`` only says what would go, why the rest stays, and what gc would free then.
+
+        Tags, the tips of branches, HEAD and the newest intact snapshot of each branch always stay. ValueError for what
+        is no policy, and without any.
+        """
+        from ciuic.retention.review import review
+        from ciuic.retention.texts import policies_in, policies_of
+
+        given = policies_in(self._store.config.retention) if policies is None else policies_of(policies)
+        if not given:
+            raise ValueError("There is no policy. Give one, keep-last=20, or write it into config.toml, [retention].")
+        return review(self._store, given, dry_run=dry_run)
+
     def prunes(self) -> dict[str, frozenset[str]]:
         """Hex id → the components that were pruned of each snapshot that lost any; {"*"} for all of it."""
         return self._store.refs.prunes()
@@ -728,6 +773,13 @@ class Repo:
         from ciuic.doctor import examine
 
         return list(examine(self._store))
+
+
+def _policy_texts(policies: Sequence[AnyPolicy | str]) -> list[str]:
+    """How they travel; ValueError for what is none."""
+    from ciuic.retention.texts import policies_of
+
+    return [policy.text for policy in policies_of(policies)]
 
 
 def _said(revision: str | Snapshot, snapshot: Snapshot) -> str:

@@ -49,7 +49,8 @@ class SnapshotManager:
     When every slot is in use it waits for one as long as a step takes, then skips, says so, and saves at the first
     step that finds one; ``when_busy`` "wait" waits without limit, "skip" not at all.
     A failure is logged and counted in ``failures``, and training goes on; the next calls try again, after
-    1, 2, 4, … steps. ``on_error="raise"`` raises instead, at the next call. ``options``: those of ``Repo``.
+    1, 2, 4, … steps. ``on_error="raise"`` raises instead, at the next call. ``options``: those of ``Repo``, such
+    as ``retention=[KeepLast(20)]``.
     ``metrics_port=9464`` serves figures to Prometheus there (see ``ciuic.monitoring``), to this machine alone.
     The end of a ``with`` block, ``close()`` or the end of the program waits for what was saved.
     """

@@ -28,7 +28,7 @@ COMMANDS = {
     "cat": ("contents", "Print a tensor or a value"),
     "export": ("files", "Write safetensors or torch files"),
     "import": ("files", "Make a snapshot of such a file"),
-    "prune": ("upkeep", "Give up a snapshot's state, or a part of it"),
+    "prune": ("prune", "Give up what a policy lets go, or one snapshot's state"),
     "gc": ("upkeep", "Free what nothing needs any more"),
     "repack": ("upkeep", "Store anew what rests on what nothing needs"),
     "fsck": ("upkeep", "Check the repository"),

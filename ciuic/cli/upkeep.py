@@ -1,4 +1,4 @@
-"""Commands that keep a repository small and sound: prune, gc, repack, fsck."""
+"""Commands that keep a repository small and sound: gc, repack, fsck."""
 
 from __future__ import annotations
 
@@ -15,33 +15,13 @@ from ciuic.cli.completion import REVISION
 from ciuic.cli.durations import DURATION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import short, snapshot_text, verification_text
+from ciuic.cli.words import short, verification_text
 from ciuic.errors import DamageError
 
 if TYPE_CHECKING:
     from ciuic.store.fsck import FsckReport
     from ciuic.store.gc import GcReport
     from ciuic.store.verification import Budget
-
-
-@click.command("prune", cls=Command)
-@click.argument("revision", metavar="REV", type=REVISION)
-@click.option("--component", metavar="C", help="Give up this component only: optimizer, gradients, …")
-@pass_session
-def prune_command(session: Session, revision: str, component: str | None) -> None:
-    """Give up the state of a snapshot, or one component of it, for good. The next gc frees its space.
-
-    The snapshot keeps its place in the log, with step, metrics and configuration.
-    """
-    repo = session.repo()
-    snapshot = repo.resolve(revision)
-    repo.prune(snapshot.id, component)
-    if session.as_json:
-        session.emit({"snapshot": snapshot.id, "component": component, "pruned": repo.prune_state(snapshot.id)})
-        return
-    what = f"The {component} of " if component else ""
-    session.line(f"{what}{snapshot_text(session.paint, snapshot)} is pruned")
-    session.remark("`ciuic gc` frees the space.")
 
 
 @click.command("gc", cls=Command)

@@ -187,6 +187,12 @@ class FileSystem:
         except FileNotFoundError:
             return []
 
+    def free_bytes(self, path: str) -> int:
+        """What the file system has left for us."""
+        with typed_errors(path):
+            status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
     def mountinfo(self) -> str:
         """The kernel's table of mounts, as Linux has it; nothing where there is none."""
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -12,19 +12,19 @@ import lmdb
 
 from ciuic.errors import CiuicError, DamagedData, LockTimeout, StorageFull
 from ciuic.objects.ids import Kind
+from ciuic.objects.snapshot import Snapshot
 from ciuic.store.decoding import Decoder
 from ciuic.store.expiry import check_clock, kept, read_logs
 from ciuic.store.locks import is_held
 from ciuic.store.marking import Marks
 from ciuic.store.pack_format import FooterRow
+from ciuic.store.prunes import COLLECT, PRUNES
 from ciuic.store.rebasing import Rebasing, RepackReport
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
-from ciuic.store.repacking import candidates, copy_live, without_support
+from ciuic.store.repacking import MOST_WASTE, candidates, copy_live, without_support
 from ciuic.store.store import Store, index_rows
 
 EXCLUSIVE_TIMEOUT_S = 30.0
-MOST_RESTING = 0.10
-"""Of the bytes that live trees name: when more is kept only as bases, what rests on them is encoded anew."""
 ATTEMPTS = 5
 
 
@@ -55,6 +55,23 @@ class GcReport:
     quarantined: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How to go about a collection.
+
+    ``timeout_s``: how long to wait for each of the two locks. ``between``: called between small pieces of work; what it
+    raises ends the collection, with nothing deleted; never called under the exclusive lock. ``known``: snapshots that
+    were read before, by hex id, so that they need not be again. ``spare``: of what snapshots need, the share that may
+    be dead, and the share that may be kept only as a base. ``prunes``: of a dry run, as if these were given up too.
+    """
+
+    timeout_s: float = EXCLUSIVE_TIMEOUT_S
+    between: Callable[[], None] = lambda: None
+    known: Mapping[str, Snapshot] = field(default_factory=dict)
+    spare: float = MOST_WASTE
+    prunes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
 Logs = dict[str, list[LogRecord]]
 
 
@@ -69,13 +86,15 @@ def collect(
     expire: timedelta | None = None,
     trust_clock: bool = False,
     thorough: bool = False,
+    plan: Plan | None = None,
 ) -> GcReport:
     """Free what no ref, HEAD or unexpired log record needs. Durable on return; killed anywhere, nothing live is lost.
 
     ``thorough``: encode anew whatever rests on what is kept for it alone; rewrite every pack that holds anything dead.
+    ``plan``: for who collects often, or asks what if.
 
-    1. shared lock: read the logs, mark; where more than a tenth is kept only as a base, encode anew what rests on it,
-       and mark again; copy the live records of half-empty packs into new ones;
+    1. shared lock: read the logs, mark; where more than a tenth (``Plan.spare``) is kept only as a base, encode anew
+       what rests on it, and mark again; copy the live records of half-empty packs into new ones;
     2. gate and exclusive lock: compare the generation, read the logs again, mark what is new;
     3. rewrite expired logs; 4. bump the generation; 5. drop index rows; 6. rename dead packs to ``trash/``, sync;
     7. release, unlink.
@@ -86,7 +105,7 @@ def collect(
     before: GcReport | None = None
     attempts = ATTEMPTS
     while attempts:
-        collector = _Collector(store, dry_run, expire, trust_clock, thorough)
+        collector = _Collector(store, dry_run, expire, trust_clock, thorough, plan or Plan())
         try:
             report = collector.run()
         except _Restart:
@@ -126,13 +145,14 @@ class _Collector:
     """One sweep. ``short_of_room``: the disk was too full for all that was to be copied."""
 
     def __init__(
-        self, store: Store, dry_run: bool, expire: timedelta | None, trust_clock: bool, thorough: bool
+        self, store: Store, dry_run: bool, expire: timedelta | None, trust_clock: bool, thorough: bool, plan: Plan
     ) -> None:
         self.store = store
         self.dry_run = dry_run
         self.expire = expire
         self.trust_clock = trust_clock
         self.thorough = thorough
+        self.plan = plan
         self.copied: dict[bytes, str] = {}
         self.rebased = self.rebased_bytes = 0
         self.short_of_room = False
@@ -153,12 +173,14 @@ class _Collector:
                 return self._report(marks, logs, self._dead(marks))
             marks = self._rebase_if_worth_it(marks, logs)
             repacked = self._repack_if_there_is_room(marks)
-        with store.exclusive(EXCLUSIVE_TIMEOUT_S):
+        self.plan.between()
+        with store.exclusive(self.plan.timeout_s):
             store.refresh()
             if store.generation != generation:
                 raise _Restart
             logs = read_logs(store)
             marks.prunes = store.refs.prunes()
+            marks.between = lambda: None
             marks.walk(self._values(logs))
             dead = without_support(marks, self._dead(marks))
             report = self._report(marks, logs, dead, repacked)
@@ -183,8 +205,16 @@ class _Collector:
         values = {record.new for records in self._kept(logs).values() for record in records}
         return [value for value in values if value != NOTHING and not value.startswith(SYMBOLIC)]
 
+    def _prunes(self) -> dict[str, frozenset[str]]:
+        prunes = self.store.refs.prunes()
+        if self.dry_run:
+            for id, gone in self.plan.prunes.items():
+                prunes[id] = prunes.get(id, frozenset()) | gone
+        return prunes
+
     def _mark(self, logs: Logs) -> Marks:
-        marks = Marks(self.store, self.store.refs.prunes(), self.copied)
+        marks = Marks(self.store, self._prunes(), self.copied, self.plan.known)
+        marks.between = self.plan.between
         tips = {records[-1].new for records in logs.values() if records}
         marks.walk(tip for tip in tips if tip != NOTHING and not tip.startswith(SYMBOLIC))
         self.held_by_refs, self.refs_bytes = marks.snapshots, marks.live_bytes
@@ -211,7 +241,9 @@ class _Collector:
 
     def _rebase_if_worth_it(self, marks: Marks, logs: Logs) -> Marks:
         """Where much is kept only as a base: encode anew what rests on it, and mark again, the new copies first."""
-        if not marks.resting_bytes or not (self.thorough or marks.resting_bytes > MOST_RESTING * marks.needed_bytes):
+        if not marks.resting_bytes or not (
+            self.thorough or marks.resting_bytes > self.plan.spare * marks.needed_bytes
+        ):
             return marks
         session = self.store.new_packs()
         try:
@@ -246,7 +278,7 @@ class _Collector:
         is free to go: of those that may go then, the ones of which least lives are copied, as many as there is room
         for. The sweep makes more room.
         """
-        names = candidates(marks, thorough=self.thorough, without=self.fresh_packs)
+        names = candidates(marks, thorough=self.thorough, without=self.fresh_packs, spare=self.plan.spare)
         names += sorted((self._bad_packs & self.store.present) - set(names))
         while names:
             try:
@@ -292,13 +324,19 @@ class _Collector:
         """Nobody may name a dead snapshot whose record stays, in a pack that lives on, while what it needs goes."""
         refs = self.store.refs
         known = set(refs.buried())
+        found: list[str] = []
         for name in self.store.present:
             known.update(id.hex() for id in self._snapshots(marks, name, live=True))
         for name in self.store.present - dead - self.fresh_packs:
             for id in self._snapshots(marks, name):
                 if id.hex() not in known:
-                    refs.bury(id.hex())
+                    found.append(id.hex())
                     known.add(id.hex())
+        try:
+            refs.add_prunes([(each, COLLECT) for each in found])
+        except StorageFull:  # one sector after the other may find room
+            for each in found:
+                refs.set(PRUNES, each, COLLECT)
 
     def _snapshots(self, marks: Marks, name: str, *, live: bool = False) -> list[bytes]:
         """Ids of the snapshots in a pack; with ``live`` the marked ones; other packs may hold copies of those."""
@@ -372,6 +410,6 @@ class _Collector:
         return sum(
             sum(row.header.stored_length for row in pack.rows)
             - sum(row.header.stored_length for row in marks.live_rows(pack))
-            for pack in map(self.store.pack, candidates(marks, thorough=self.thorough))
+            for pack in map(self.store.pack, candidates(marks, thorough=self.thorough, spare=self.plan.spare))
             if pack.name not in dead
         )

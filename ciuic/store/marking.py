@@ -5,10 +5,11 @@ A record is *needed* when a live tree names its chunk, and *resting* when it liv
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ciuic.errors import DamagedData
 from ciuic.objects.ids import Kind
+from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.tree import BlobEntry, ChildEntry, TensorEntry
 from ciuic.store.copies import Copies, Row
 from ciuic.store.decoding import Decoder
@@ -29,10 +30,20 @@ class Marks:
     d has written d + 1, and any copy of depth d or less serves it.
     """
 
-    def __init__(self, store: Store, prunes: Mapping[str, frozenset[str]], preferred: Mapping[bytes, str]) -> None:
-        """``preferred``: the pack of the copy to mark, for chunks that were copied or encoded anew."""
+    def __init__(
+        self,
+        store: Store,
+        prunes: Mapping[str, frozenset[str]],
+        preferred: Mapping[bytes, str],
+        known: Mapping[str, Snapshot] | None = None,
+    ) -> None:
+        """``preferred``: the pack of the copy to mark, for chunks that were copied or encoded anew. ``known``: by hex
+        id, snapshots that need not be read. ``between`` is called between small pieces of work.
+        """
         self.store = store
         self.prunes = prunes
+        self.known = known or {}
+        self.between: Callable[[], None] = lambda: None
         self.copies = Copies(store, preferred)
         self.bits: dict[str, bytearray] = {}
         self.snapshots = 0
@@ -52,7 +63,8 @@ class Marks:
             id = stack.pop()
             if not self._mark(id, Kind.SNAPSHOT):
                 continue
-            snapshot = read_snapshot(self.store, id)
+            self.between()
+            snapshot = self.known.get(id.hex()) or read_snapshot(self.store, id)
             self.snapshots += 1
             stack += [bytes.fromhex(parent) for parent in snapshot.parents]
             gone = self.prunes.get(snapshot.id, frozenset())
@@ -67,6 +79,7 @@ class Marks:
             id = stack.pop()
             if not self._mark(id, Kind.TREE):
                 continue
+            self.between()
             tree = read_tree(self.store, id)
             stack += [child for _, child in tree.modules]
             for _, entry in tree.entries:
@@ -120,6 +133,7 @@ class Marks:
             if pack.name in trusted:
                 continue
             for row in self._rows(pack):
+                self.between()
                 level = self.level(row)
                 if level and row.header.id in spare and not decoder.intact(row):
                     for copy in self.copies.all(row.header.id):

@@ -126,6 +126,7 @@ class Rebasing:
         return self.marks.level(row) == RESTING
 
     def _rebase(self, family: _Family, target: Target) -> None:
+        self.marks.between()
         row = self.copies.find(target.id, Kind.CHUNK)
         base = self._base(family, row)
         try:

@@ -153,6 +153,21 @@ class RefLog:
         except FileNotFoundError:
             return []
 
+    def read_on(self, before: list[LogRecord]) -> list[LogRecord]:
+        """All records, oldest first. ``before`` has been read: if the file goes on from there, only the rest is."""
+        start = (len(before) - 1) * SLOT
+        try:
+            with self._opened() as descriptor:
+                size = self.fs.size(descriptor)
+                if before and start < size <= MOST_LOG_BYTES:
+                    with contextlib.suppress(DamagedRef):  # told apart below, with the number of the record
+                        tail = decode_log(self.name, self.fs.read_at(descriptor, size - start, start, self.path))
+                        if tail and tail[0] == before[-1]:
+                            return before[:-1] + tail
+                return self._read(descriptor)
+        except FileNotFoundError:
+            return []
+
     def _read(self, descriptor: int) -> list[LogRecord]:
         size = self.fs.size(descriptor)
         if size > MOST_LOG_BYTES:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from ciuic.errors import DamagedRef, InvalidRefName, StorageError
 from ciuic.store.fs import FileSystem
+from ciuic.store.prunes import PRUNES as PRUNES
+from ciuic.store.prunes import WHOLE as WHOLE
+from ciuic.store.prunes import Prunes, prune_action
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord, RefLog
 
-HEADS, TAGS, HEAD, PRUNES, NOTES = "refs/heads/", "refs/tags/", "HEAD", "prunes", "notes"
+HEADS, TAGS, HEAD, NOTES = "refs/heads/", "refs/tags/", "HEAD", "notes"
 RESERVED = {"HEAD", "step", "best", "-"}
 NAME_LIMIT = 100
 FORBIDDEN = r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-./]|[./]$|\.lock(/|$)|/\.|^@$"
-WHOLE = "*"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Refs:
         self._suspect: dict[str, LogRecord | None] = {}
         self.named: set[tuple[int, int]] = set()
         self.before_change: Callable[[], None] = lambda: None
+        self._prunes = Prunes()
 
     def log(self, name: str) -> RefLog:
         """The log behind a full name: "HEAD", "prunes", "notes", "refs/heads/…", "refs/tags/…"."""
@@ -192,21 +196,34 @@ class Refs:
 
     def prune(self, snapshot: str, component: str | None) -> None:
         """Record that a snapshot's trees, or one component's, are given up. Durable on return."""
-        self.set(PRUNES, snapshot, f"prune {component or WHOLE}")
+        self.set(PRUNES, snapshot, prune_action(component or WHOLE))
 
     def prunes(self) -> dict[str, frozenset[str]]:
         """Hex id → components given up ("*": all of them)."""
-        found: dict[str, frozenset[str]] = {}
-        for record in self.log(PRUNES).read():
-            if record.action.startswith("prune "):
-                component = record.action.removeprefix("prune ")
-                found[record.new] = found.get(record.new, frozenset()) | {component}
-        return found
-
-    def bury(self, snapshot: str) -> None:
-        """Record that gc has collected a snapshot of which the object itself is still in a pack. Durable on return."""
-        self.set(PRUNES, snapshot, "collect")
+        return dict(self._prunes_now().pruned)
 
     def buried(self) -> frozenset[str]:
-        """Hex ids that nothing may name or follow any more."""
-        return frozenset(record.new for record in self.log(PRUNES).read() if record.action == "collect")
+        """Hex ids that nothing may name or follow any more: gc has collected them, though a pack has the object."""
+        return frozenset(self._prunes_now().buried)
+
+    def _prunes_now(self) -> Prunes:
+        self._prunes = found = self._prunes.now(self.log(PRUNES))
+        return found
+
+    def add_prunes(self, added: Sequence[tuple[str, str]]) -> None:
+        """Append (snapshot, action) records, all of them or none, in one write. Only under the exclusive lock.
+
+        A power cut may keep any part of an append of several slots: so the log is written anew, and renamed.
+        """
+        if not added:
+            return
+        self.before_change()
+        if PRUNES in self._suspect:
+            raise StorageError(f"{PRUNES}: a write of this log failed before. Check the disk, then try again.")
+        log = self.log(PRUNES)
+        records = log.read()
+        actor, now = _actor(), time.time_ns()
+        for snapshot, action in added:
+            sequence, old = (records[-1].sequence + 1, records[-1].new) if records else (0, NOTHING)
+            records.append(LogRecord(sequence, now, old, snapshot, actor, action))
+        log.rewrite(records)

@@ -14,16 +14,22 @@ from ciuic.store.pack_session import PackSession
 
 REPACK_BELOW = 0.5
 """A pack of which a smaller share lives is rewritten."""
-MOST_WASTE, WASTE_AFTER = 0.10, 0.05
-"""When so much of what lives is dead weight in packs that live on, the sparsest are rewritten until so much is left."""
+MOST_WASTE = 0.10
+"""When so much of what lives is dead weight in packs that live on, the sparsest are rewritten until half is left."""
 SMALL_PACK = 8 << 20
 MANY_SMALL_PACKS = 32
 
 
-def candidates(marks: Marks, *, thorough: bool = False, without: frozenset[str] | set[str] = frozenset()) -> list[str]:
+def candidates(
+    marks: Marks,
+    *,
+    thorough: bool = False,
+    without: frozenset[str] | set[str] = frozenset(),
+    spare: float = MOST_WASTE,
+) -> list[str]:
     """Packs to be rewritten: sparse ones, small ones where there are many; ``thorough``: all with anything to gain.
 
-    ``without``: packs that have just been written.
+    ``without``: packs that have just been written. ``spare``: the share of what lives that may be dead weight.
     """
     partly: list[tuple[float, int, int, str]] = []
     small: list[str] = []
@@ -47,9 +53,9 @@ def candidates(marks: Marks, *, thorough: bool = False, without: frozenset[str] 
         partly.append((dead / live, dead, live, name))
         if pack.length < SMALL_PACK:
             small.append(name)
-    if waste > MOST_WASTE * alive:
+    if waste > spare * alive:
         for _, dead, _, name in sorted(partly, reverse=True):
-            if waste <= WASTE_AFTER * alive:
+            if waste <= spare / 2 * alive:
                 break
             waste -= dead
             chosen.append(name)
@@ -105,6 +111,7 @@ def copy_live(marks: Marks, names: list[str], session: PackSession, decoder: Dec
         pack = marks.store.pack(name)
         for row in marks.live(pack):
             where = name, row.header.id
+            marks.between()
             try:
                 if row.header.base == NO_ID:
                     pack.raw(row.offset, row.header.stored_length, row.header.id)
@@ -122,11 +129,13 @@ def _verify(marks: Marks, names: list[str], decoder: Decoder) -> None:
     for name in names:
         for row in marks.live(marks.store.pack(name)):
             header = row.header
+            marks.between()
             if header.base != NO_ID:
                 try:
                     order.append((marks.copies.root(header), header.depth, name, row.number))
                 except (DamagedData, MissingObject):
                     continue
     for _, _, name, number in sorted(order):
+        marks.between()
         with contextlib.suppress(DamagedData):  # ``decoder.damaged`` has it, or one below it
             decoder.verify(Row(marks.store.pack(name), number))

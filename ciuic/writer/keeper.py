@@ -42,6 +42,7 @@ class Keeper:
         low: bool,
         timeout: float,
         start_up: Sequence[str] | None,
+        retention: Sequence[str] | None,
         guard: threading.Lock,
         after: Keeper | None = None,
     ) -> None:
@@ -57,6 +58,7 @@ class Keeper:
         self._timeout = timeout
         self._beat = min(TICK_S, timeout / 5)
         self._start_up = start_up
+        self._retention = None if retention is None else list(retention)
         self._guard = guard
         self._wanted = True  # a process, though there is no job yet
         self._refused = 0  # starts, one after the other
@@ -163,6 +165,7 @@ class Keeper:
             "beat": self._beat,
             "path": [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)],
             "leftovers": self._leftovers,
+            "retention": self._retention,
         }
         try:
             self.child = Child(self._start_up, hello)

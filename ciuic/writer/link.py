@@ -88,6 +88,7 @@ class Link:
         while not self.orphaned:  # it closed its side, and may die before the last order is done
             select_ready([] if self._death is None else [self._death], [], self._interval)
             self.orphaned = self._trainer_is_dead()
+            self._beat()  # it waits for the last order, and for what is tidied up after it
 
     def _beat(self) -> None:
         if self.busy and self._unread() <= MOST_UNREAD:

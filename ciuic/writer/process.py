@@ -35,8 +35,10 @@ class Writer:
         moved: Callable[[Position], None],
         count: Callable[[str], None],
         start_up: Sequence[str] | None = None,
+        retention: Sequence[str] | None = None,
     ) -> None:
-        """``timeout``: seconds of silence after which the process is killed and another one started.
+        """``timeout``: seconds of silence after which the process is killed and another one started. ``retention``:
+        policies as texts; None for those of the repository.
 
         ``start_up``: another command than this Python's, which serves its standard input.
         """
@@ -45,6 +47,7 @@ class Writer:
         self._timeout = timeout
         self._moved = moved
         self._start_up = start_up
+        self._retention = retention
         self._jobs = Jobs(count)
         self._keeper: Keeper | None = None
         self._guard = threading.Lock()
@@ -75,6 +78,7 @@ class Writer:
                 low=self._low,
                 timeout=self._timeout,
                 start_up=self._start_up,
+                retention=self._retention,
                 guard=self._guard,
                 after=former,
             )

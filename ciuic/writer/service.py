@@ -56,7 +56,7 @@ def main() -> None:
 
     from ciuic.writer.storing import Storing  # slow on some machines: it beats already
 
-    storing = Storing(link, hello["repository"], hello["leftovers"])
+    storing = Storing(link, hello["repository"], hello["leftovers"], retention=hello["retention"])
     while True:
         link.busy = not link.orders.empty()
         order = link.orders.get()
@@ -64,6 +64,8 @@ def main() -> None:
             break
         link.busy = True
         storing.store(*order)
+    if not link.orphaned:
+        storing.finish()
     orphans.remove(hello["repository"], hello["announced"])
     link.tell()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ciuic.commit.earlier import Memory
 from ciuic.commit.pipeline import commit_snapshot
-from ciuic.errors import CiuicError, LockTimeout, StorageError
+from ciuic.errors import CiuicError, LockTimeout, StorageError, StorageFull
 from ciuic.history.following import Attempt, Following, Position
 from ciuic.objects.snapshot import Snapshot, encode_snapshot
 from ciuic.store.fs import FileSystem
@@ -23,6 +23,7 @@ from ciuic.writer.channel import Message
 from ciuic.writer.counting import CountingFileSystem
 from ciuic.writer.link import Link
 from ciuic.writer.memory_file import contents
+from ciuic.writer.retiring import Retiring
 from ciuic.writer.slots import Slots
 from ciuic.writer.wire import (
     attempt_fields,
@@ -55,8 +56,16 @@ class _Order:
 class Storing:
     """The writer's view of one repository. A failed order leaves it ready for the next."""
 
-    def __init__(self, link: Link, repository: str, leftovers: list[str], fs: FileSystem | None = None) -> None:
-        """``leftovers``: names in ``tmp/`` that belonged to a writer that died."""
+    def __init__(
+        self,
+        link: Link,
+        repository: str,
+        leftovers: list[str],
+        fs: FileSystem | None = None,
+        retention: list[str] | None = None,
+    ) -> None:
+        """``leftovers``: names in ``tmp/`` that belonged to a writer that died. ``retention``: policies, None for those
+        of the repository."""
         self._link = link
         self._repository = repository
         self._fs = fs or CountingFileSystem(link.advance, self._temporary)
@@ -67,6 +76,7 @@ class Storing:
         self._order: _Order | None = None
         self._position: Position | None = None  # where to go on, and from what, as soon as the repository opens
         self._attempt: Attempt | None = None
+        self._retiring = Retiring(retention, lambda: not link.orders.empty())
         for name in leftovers:
             with contextlib.suppress(StorageError, OSError):
                 self._fs.remove_if_there(os.path.join(repository, "tmp", os.path.basename(name)))
@@ -98,6 +108,12 @@ class Storing:
             os.close(order.descriptor)
             self._order = None
         self._answer(order.number, answer)
+        if order.published:
+            self._retiring.after(order.published[0])
+
+    def finish(self) -> None:
+        """There are no more orders: collect what is due, if the trainer has a moment to wait."""
+        self._retiring.finish()
 
     def _answer(self, number: int, answer: Message) -> None:
         position = self._position if self._following is None else self._following.position
@@ -119,6 +135,8 @@ class Storing:
                 if not _may_pass(error):
                     raise
                 kind, text = error_fields(error)
+                if isinstance(error, StorageFull):
+                    self._make_room(order, full=True)
             self._link.post({"job": order.number, "retrying": pause, "kind": kind, "text": text})
             time.sleep(pause)
         return self._once(order)
@@ -126,6 +144,7 @@ class Storing:
     def _once(self, order: _Order) -> tuple[Snapshot, bool]:
         """The snapshot, durable and on a branch, and whether nothing has changed since its parent."""
         following = self._opened()
+        self._make_room(order)
         try:
             self._publish(order, following)
         except Exception:
@@ -134,6 +153,11 @@ class Storing:
             traceback.print_exc()  # the branch has moved: what came after, the next who opens it makes good
         snapshot = order.published[0]
         return snapshot, _unchanged(following.store, snapshot)
+
+    def _make_room(self, order: _Order, *, full: bool = False) -> None:
+        """Before the disk is full: collect, and prune if that is not enough."""
+        if self._following is not None:
+            self._retiring.make_room(self._following, order.size, full=full)
 
     def _publish(self, order: _Order, following: Following) -> None:
         store = following.store

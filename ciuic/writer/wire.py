@@ -1,7 +1,7 @@
 """What travels in the messages: orders, positions, attempts, errors.
 
 Trainer → writer:
-    hello     {}   descriptor: {"repository", "trainer", "low", "beat", "path", "leftovers", "announced"}
+    hello     {}   descriptor: {"repository", "trainer", "low", "beat", "path", "leftovers", "retention", "announced"}
     job       {"job", "key", "size", "base", "drop", "new", "position", "attempt", "own"}
               base: the slot of the job before, if it still holds what that staged, else 0
               descriptors: order, and the slot's if new

@@ -1,0 +1,178 @@
+"""Retention as a run goes on: prune after each snapshot, collect when there is enough to gain, make room in time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from ciuic.errors import CiuicError, LockTimeout
+from ciuic.objects.snapshot import Snapshot
+from ciuic.retention.applying import record_prunes
+from ciuic.retention.choosing import ALL, choose, victims
+from ciuic.retention.forecast import Forecast
+from ciuic.retention.history import History
+from ciuic.retention.policies import AnyPolicy
+from ciuic.retention.reading import Reader
+from ciuic.retention.sizes import PackSizes
+from ciuic.store.gc import Plan, collect
+from ciuic.store.store import Store
+
+SHARE = 0.05
+"""Garbage above this share of what stays is collected; gc itself may leave as much again."""
+DUTY = 0.1
+"""Of the time, what collections may take, unless there is no room."""
+LOCK_TIMEOUT_S = 2.0
+PATIENCE_S = 1.0
+"""A collection that has taken so long gives way to a snapshot that waits; the third one in a row does not."""
+MOST_YIELDS = 2
+ROUNDS = 3
+
+logger = logging.getLogger("ciuic")
+
+
+class _Yield(Exception):
+    """A snapshot waits, or the time is over."""
+
+
+class Retention:
+    """The policies of one repository object at work. Nothing here raises: what goes wrong is said, once.
+
+    ``waiting``: whether a snapshot waits to be stored. ``collections``: how often something was collected.
+    """
+
+    def __init__(
+        self, store: Store, policies: Sequence[AnyPolicy], waiting: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.store = store
+        self.policies = tuple(policies)
+        self.collections = 0
+        self._waiting = waiting
+        self._reader = Reader(store)
+        self._sizes = PackSizes(store)
+        self._forecast = Forecast()
+        self._garbage = 0  # bytes that prunes since the last collection may have freed: a guess, mostly too large
+        self._yields = 0
+        self._next_collection = 0.0
+        self._deadline = float("inf")
+        self._said: set[str] = set()
+
+    # After a snapshot
+
+    def after(self, snapshot: Snapshot) -> None:
+        """A snapshot has been published, and is the next one's parent: prune, and collect if that is due."""
+        self._forecast.add(snapshot)
+        self._reader.trust(snapshot.id)
+        self._guarded(lambda: self._prune(snapshot.id))
+        if time.monotonic() >= self._next_collection:
+            self._guarded(self._collect_if_worth_it)
+
+    def finish(self, seconds: float) -> None:
+        """The run ends: what is due is collected, unless that takes longer."""
+        self._deadline = time.monotonic() + seconds
+        for _ in range(ROUNDS):  # a size budget learns from a collection what is left
+            before = self.collections
+            self._guarded(self._collect_if_worth_it)
+            if self.collections == before:
+                break
+            self._guarded(lambda: self._prune(None))
+        self._deadline = float("inf")
+
+    def _prune(self, parent: str | None) -> None:
+        history, used = self._look(parent)
+        choice = choose(history, self.policies, used)
+        if choice.pruned:
+            record_prunes(self.store, choice.pruned, LOCK_TIMEOUT_S)
+            self._garbage += choice.freed_bytes
+
+    def _look(self, parent: str | None) -> tuple[History, int]:
+        """The history, and what the repository takes but for what the next collection frees."""
+        with self.store.shared():
+            history = self._reader.history({} if parent is None else {parent: "parent of the next snapshot"})
+            return history, self._sizes.total() - self._garbage
+
+    # Collecting
+
+    def _collect_if_worth_it(self) -> None:
+        with self.store.shared():
+            staying = self._sizes.total() - self._garbage
+        if self._garbage > SHARE * max(staying, 0):
+            self._collect()
+
+    def _collect(self, *, urgent: bool = False) -> None:
+        """One collection, unless it gives way. Whatever comes of it, the next one waits its turn."""
+        began = time.monotonic()
+
+        def between() -> None:
+            now = time.monotonic()
+            tired = now - began > PATIENCE_S and self._yields < MOST_YIELDS and self._waiting()
+            if not urgent and (now > self._deadline or tired):
+                raise _Yield
+
+        try:
+            collect(self.store, plan=Plan(LOCK_TIMEOUT_S, between, self._reader.snapshots, SHARE))
+            self._garbage = self._yields = 0
+            self.collections += 1
+        except (_Yield, LockTimeout):
+            self._yields += 1
+        finally:
+            now = time.monotonic()
+            self._next_collection = now + (now - began) * (1 / DUTY - 1)
+
+    # Before a snapshot
+
+    def make_room(self, raw_bytes: int, parent: str | None, *, full: bool = False) -> None:
+        """A snapshot of a state of so many bytes is to be stored. When it may not fit, collect first; when it will
+        hardly fit all the same, give up what a size budget would, and say so. The newest intact snapshot stays.
+
+        ``full``: it did not fit.
+        """
+        self._guarded(lambda: self._make_room(raw_bytes, parent, full))
+
+    def _make_room(self, raw_bytes: int, parent: str | None, full: bool) -> None:
+        if self._forecast.empty:
+            self._forecast.learn(self._look(parent)[0])
+        if self._missing(self._forecast.most(raw_bytes)) <= 0 and not full:
+            return
+        self._collect(urgent=True)
+        need = self._forecast.most(raw_bytes) if full else self._forecast.likely(raw_bytes)
+        for _ in range(ROUNDS):
+            missing = self._missing(need)
+            if missing <= 0 or not self._give_up(missing, parent):
+                return
+
+    def _missing(self, need: int) -> int:
+        return need - self.store.fs.free_bytes(self.store.path)
+
+    def _give_up(self, missing: int, parent: str | None) -> bool:
+        """Prune and collect beyond the policies; False when there is nothing left that may go."""
+        history, _ = self._look(parent)
+        going = dict.fromkeys(victims(history, choose(history, self.policies).kept, missing), ALL)
+        if not going:
+            self._say("The disk is nearly full, and no snapshot is left that may be pruned. Free some space.")
+            return False
+        steps = ", ".join(str(history.snapshots[id].step) for id in going)
+        logger.warning(
+            "The disk is nearly full: snapshots that the retention policies keep are pruned, those of the steps %s. "
+            "Free some space, or keep less.",
+            steps,
+        )
+        record_prunes(self.store, going, LOCK_TIMEOUT_S)
+        self._collect(urgent=True)
+        return True
+
+    # What goes wrong
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Retention that fails harms no snapshot: it is said, and tried again after the next one."""
+        try:
+            work()
+        except LockTimeout:
+            pass  # later
+        except (CiuicError, OSError) as error:
+            self._say(f"Retention: nothing was pruned or collected. {error}")
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)

@@ -241,9 +241,7 @@ class _Collector:
 
     def _rebase_if_worth_it(self, marks: Marks, logs: Logs) -> Marks:
         """Where much is kept only as a base: encode anew what rests on it, and mark again, the new copies first."""
-        if not marks.resting_bytes or not (
-            self.thorough or marks.resting_bytes > self.plan.spare * marks.needed_bytes
-        ):
+        if not marks.resting_bytes or not (self.thorough or marks.resting_bytes > self.plan.spare * marks.needed_bytes):
             return marks
         session = self.store.new_packs()
         try:

@@ -42,7 +42,7 @@ class Record:
         LOCAL.make_folder_if_missing(runs)
         _forget_old(runs)
         began = datetime.now(timezone.utc)
-        self.id = f"{began:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+        self.id = f"{began:%Y%m%d-%H%M%S}-{began.microsecond // 16:04x}"  # sixteens of microseconds: they sort by age
         self.path = os.path.join(runs, self.id)
         LOCAL.make_folder(self.path)
         self._lock = LOCAL.create(self._join(LOCK))

@@ -110,7 +110,8 @@ def planes(stored, length, width, base=None):
     elif transform == 5:
         t = np.frombuffer(base, t.dtype, len(t)) + t - np.frombuffer(b"\x80" * width, t.dtype)
     elif transform == 4:
-        faded = np.frombuffer(base, np.float32, len(t)) * factor
+        with np.errstate(all="ignore"):
+            faded = np.frombuffer(base, np.float32, len(t)) * factor
         t = np.where(np.isnan(faded), np.uint32(0x7FC00000), faded.view(np.uint32)) + t
     assert len(tail) == length % width
     return t.tobytes() + tail

@@ -2,7 +2,12 @@
 
     python tests/format/make_golden.py codecs > tests/format/golden/codecs.jsonl
     python tests/format/make_golden.py rules > tests/format/golden/rules.jsonl
+    python tests/format/make_golden.py differences > tests/format/golden/differences.jsonl
+    python tests/format/make_golden.py dtypes > tests/format/golden/dtypes.jsonl
     python tests/format/make_golden.py repository tests/format/golden/repository
+    python tests/format/make_golden.py branches tests/format/golden/branches
+
+The first, the second and the fifth were made before there were transforms 3 to 5: made anew they would be others.
 
 Stored planes are put together here from docs/format.md, with Python's integers, in every form that the page allows.
 Beside them stands what ciuic's own encoder made of tensors.
@@ -12,11 +17,13 @@ import base64
 import itertools
 import json
 import random
+import re
 import shutil
 import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import torch
 import zstandard
@@ -24,10 +31,12 @@ from blake3 import blake3
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "codec"))
 import scalar_rules
+from contents import CONTENTS, elements
 
 import ciuic
 from ciuic.codec import Codec, encode, encode_residual, rules
 from ciuic.codec.adamw import numbers
+from ciuic.objects.dtypes import DTYPE_WIDTHS
 from ciuic.store.reflog import decode_record, encode_record
 
 RAW, ZSTD, CONSTANT, SPLIT = range(4)
@@ -113,13 +122,34 @@ def packed(chance, width, transform, groups, tail):
         streams.append((place, size, method, stream(chance, integers, size, method)))
         values = [value | each << 8 * place for value, each in zip(values, integers, strict=True)]
     base = [chance.getrandbits(bits) for _ in range(count)]
+    factor, fade = 0.0, lambda b: b
+    if transform == 4:
+        factor, base = 0.9, [(each & 0x80FFFFFF) | 0x3D000000 if place % 5 else chance.choice(EDGES) for place, each in
+                             enumerate(base)]  # fmt: skip
+        faded = dict(zip(base, scalar_faded(base, factor), strict=True))
+        fade = faded.__getitem__
     back = {
         0: lambda t, b: t,
         1: lambda t, b: t >> 1 | (t & 1) << bits - 1,
         2: lambda t, b: (b + (-(t + 1) // 2 if t & 1 else t // 2)) % 2**bits,
+        3: lambda t, b: (b + t) % 2**bits,
+        4: lambda t, b: (fade(b) + t) % 2**bits,
+        5: lambda t, b: (b + t - int.from_bytes(b"\x80" * width, "little")) % 2**bits,
     }[transform]
     raw = [back(t, b) for t, b in zip(values, base, strict=True)]
-    return groups_of(transform, streams) + tail, joined(raw, width) + tail, joined(base, width) + b"\xee" * len(tail)
+    stored = groups_of(transform, streams)
+    if factor:
+        stored = stored[:4] + struct.pack("<f", factor) + stored[8:]
+    return stored + tail, joined(raw, width) + tail, joined(base, width) + b"\xee" * len(tail)
+
+
+def scalar_faded(base, factor):
+    """Each single times the factor, rounded once: by way of a double, in which the product is exact."""
+    (single,) = struct.unpack("<f", struct.pack("<f", factor))
+    for each in base:
+        (number,) = struct.unpack("<f", struct.pack("<I", each))
+        made = struct.unpack("<I", struct.pack("<f", number * single))[0] if number == number else 0x7FC00000
+        yield made
 
 
 def forms():
@@ -132,6 +162,38 @@ def forms():
                 name = f"width {width}, transform {transform}, groups {groups}"
                 codec = Codec.PLANES if transform < 2 else (Codec.DELTA, Codec.PREDICTED)[number % 2]
                 line(name=name, codec=codec, width=width, stored=stored, raw=raw, base=base if transform == 2 else b"")
+
+
+def differences():
+    """Planes of the differences that came later: plain, to what has faded, and balanced."""
+    chance = random.Random(5)
+    for width, groupings in GROUPINGS.items():
+        for transform in (3, 4, 5) if width == 4 else (3, 5):
+            for number, groups in enumerate(groupings):
+                stored, raw, base = packed(chance, width, transform, groups, bytes(range(1, width))[: number % 2 * 8])
+                name = f"width {width}, transform {transform}, groups {groups}"
+                codec = (Codec.DELTA, Codec.PREDICTED)[number % 2]
+                line(name=name, codec=codec, width=width, stored=stored, raw=raw, base=base)
+
+
+def dtypes():
+    """What the encoder makes of every dtype: each content, an odd number of elements, one, and none."""
+    for dtype, (number, content) in itertools.product(sorted(DTYPE_WIDTHS), enumerate(CONTENTS)):
+        width = DTYPE_WIDTHS[dtype]
+        if re.search(r"u?int[1-7]$|bits|x[248]$", dtype) and content not in ("few", "usual"):
+            continue  # bytes like others
+        for count in (171 if width > 2 else 401, *((1, 0) if content == "usual" else ())):
+            raw, base = (elements(dtype, content, count, seed) for seed in (0, 1))
+            if content == "usual" and count > 1:  # mostly as before
+                base = base[: 8 * width] + raw[8 * width :]
+            found = [encode(raw, width, worth_it=1.0), encode(raw, width, base), encode_residual(raw, base, width)]
+            if number % 3:
+                found = found[number % 3 - 1 :: 2]
+            for made in found:
+                based = made.codec in (Codec.DELTA, Codec.PREDICTED)
+                name = f"{dtype}, {content}, {count}, {made.codec.name}"
+                stored, base_of_it = bytes(made.stored), base if based else b""
+                line(name=name, codec=made.codec, width=width, stored=stored, raw=raw, base=base_of_it)
 
 
 def tensors():
@@ -237,13 +299,44 @@ def records(reader):
 
 
 def repository(path):
-    """One with every codec, without what is not data, and without the name of the machine."""
+    """One with every codec."""
+    cleaned(path, trained(path))
+
+
+def branches(path):
+    """Several branches and tags, one of them deleted; prunes, a reset, HEAD detached; packs that gc has rewritten."""
     states = trained(path)
+    repo = ciuic.Repo(path)
+    steps = {snapshot.step: snapshot for snapshot in repo.log()}
+    repo.branch("läufe/a+b", at=steps[2])
+    repo.tag("v1.0", at=steps[3])
+    repo.branch("gone", at=steps[1])
+    repo.delete_branch("gone")
+    repo.switch("läufe/a+b")
+    own = ciuic.Repo(path)
+    values = {"long": "x" * 10_000, "n": 2**70, "t": (1, "a", None, 1 + 2j), "m": {3: b"\0", "k": [1.5, True]}}
+    tensor = torch.arange(4000, dtype=torch.float64).reshape(40, 100)
+    own.commit(extra={"tensor": tensor, "values": values}, step=100, message="auf dem Zweig\n\nzweite Zeile", rng=False)
+    states[100] = {"extra": {"tensor": hashed(tensor)}}
+    own.close()
+    repo.prune(steps[0], "optimizer")
+    repo.prune(steps[4])
+    repo.reset(steps[3], branch="main")
+    repo.switch(steps[5])
+    repo.gc()
+    repo.repack("läufe/a+b")
+    del states[0]["optimizer"]
+    states[4] = {}
+    cleaned(path, states)
+
+
+def cleaned(path, states):
+    """Without what is not data, and without the name of the machine."""
     for derived in ("index", "tmp", "trash", "quarantine"):
         shutil.rmtree(path / derived, ignore_errors=True)
-    for log in [path / "HEAD", *(path / "refs").rglob("*")]:
+    for log in [path / "HEAD", path / "prunes", *(path / "refs").rglob("*")]:
         if log.is_file():
-            name, data = log.relative_to(path).as_posix(), log.read_bytes()
+            name, data = unquote(log.relative_to(path).as_posix()), log.read_bytes()
             slots = (decode_record(name, data[start : start + 512]) for start in range(0, len(data), 512))
             log.write_bytes(b"".join(encode_record(name, replace(slot, actor="a@machine:1")) for slot in slots))
     (path / "expected.json").write_text(json.dumps(states, indent=1) + "\n")
@@ -253,6 +346,12 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["codecs"]:
         forms()
         encoded()
+    elif sys.argv[1:] == ["differences"]:
+        differences()
+    elif sys.argv[1:] == ["dtypes"]:
+        dtypes()
+    elif sys.argv[1:2] == ["branches"] and len(sys.argv) == 3:
+        branches(Path(sys.argv[2]))
     elif sys.argv[1:] == ["rules"]:
         recipes()
     elif sys.argv[1:2] == ["repository"] and len(sys.argv) == 3:

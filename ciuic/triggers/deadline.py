@@ -17,6 +17,8 @@ PATIENCE_S = 2.0
 """How long the main thread has after the deadline to leave by itself."""
 OWN = 0x80
 """Marks a signal's number that ``begin`` has said, and no signal has."""
+HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+"""Their default is to do nothing."""
 
 
 class Deadline:
@@ -113,6 +115,11 @@ class Deadline:
 
 
 def end_by_default(number: int) -> None:
-    """End this process by the signal's default, from any thread: Python lets only the main thread say so."""
-    ctypes.CDLL(None).signal(number, None)  # SIG_DFL is a null pointer
+    """End this process by the signal's default, from any thread; returns if that is not to end it (SIGCONT's).
+
+    For a container's first process the kernel passes over the default: it ends with the status that a shell gives.
+    """
+    ctypes.CDLL(None).signal(number, None)  # SIG_DFL is a null pointer; Python lets only the main thread say so
     os.kill(os.getpid(), number)
+    if number not in HARMLESS and os.getpid() == 1:
+        os._exit(128 + number)

@@ -161,8 +161,8 @@ class Signals:
             previous(number, frame)
             return
         signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
-        signal.signal(number, self._handle)  # its default is to do nothing, SIGCONT's for example
+        end_by_default(number)
+        signal.signal(number, self._handle)  # it was one that does nothing by default
 
     # In the thread that keeps the time, when the main thread runs no Python any more
 

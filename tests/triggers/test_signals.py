@@ -1,10 +1,13 @@
 """Real signals: a snapshot at the next boundary, and leaving as the signal asked."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,3 +237,27 @@ def test_a_process_ends_with_the_status_of_the_signal(path, mode, number, status
         assert message.startswith("SIGTERM") and f"the snapshot of step {newest} is durable" in errors
     else:
         assert newest == 3 and "leaving with the newest staged snapshot, of step 3" in errors
+
+
+CAN_UNSHARE = shutil.which("unshare") is not None and os.geteuid() == 0
+
+
+@pytest.mark.skipif(not CAN_UNSHARE, reason="a process number 1 of its own needs unshare and root")
+def test_a_containers_first_process_ends_too(path):
+    """For process number 1 the kernel passes over the default of a signal: it would train on until it is killed."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", TRAINING, path, "boundary"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = process.stdout.readline()
+    if first != "ready\n" and process.wait(timeout=300) != 0 and "unshare" in (errors := process.stderr.read()):
+        pytest.skip(f"no process number 1 of its own here: {errors.strip()}")
+    (inner,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    try:
+        os.kill(int(inner), signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(inner), signal.SIGKILL)
+    newest, message = log_of(path)[0]
+    assert process.returncode == 128 + signal.SIGTERM and message.startswith("SIGTERM"), errors
+    assert f"the snapshot of step {newest} is durable" in errors

@@ -92,7 +92,7 @@ class Supervised:
         self.every = int(asked[EVERY]) if asked.get(EVERY) else None
         self._page = _opened(asked.get(HEARTBEAT))
         self._beats = 0
-        self._last = time.monotonic()
+        self._last: float | None = None
         self._interrupt = float(asked[INTERRUPT]) if asked.get(INTERRUPT) else None
 
     def opened(self, repository: str) -> None:
@@ -127,7 +127,8 @@ class Supervised:
     def _interrupted(self, step: int) -> None:
         now = time.monotonic()
         if self._interrupt is not None and step >= int(self._interrupt):
-            after, self._interrupt = self._interrupt % 1 * (now - self._last), None
+            step_s = 0.0 if self._last is None else now - self._last  # the first one has no time yet
+            after, self._interrupt = self._interrupt % 1 * step_s, None
             if not after:
                 _die()
             timer = threading.Timer(after, _die)

@@ -101,8 +101,8 @@ def _lines(session: Session, verdict: Verdict) -> Iterator[str]:
     held = printable(", ".join(comparison.components))
     yield f"compared     {humane.count(len(comparison.steps), 'step')}: {held}"
     if comparison.unseeded:
-        names = ", ".join(path.partition("/")[2] for path in comparison.unseeded)
-        yield f"left out     generators that nobody has seeded, and nothing depends on: {printable(names)}"
+        names = printable(", ".join(comparison.unseeded))
+        yield f"left out     generators that nobody has seeded, and nothing depends on: {names}"
     if verdict.same:
         yield session.paint("The same, bit for bit.", "green", "bold")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ciuic.supervisor.comparing import GENERATORS, Difference
+from ciuic.supervisor.comparing import Difference, generator_of
 
 LEARNING_RATE = re.compile(r"optimizer/(.*/)?param_groups/\d+/(initial_)?(lr|momentum|betas)(/\d+)?")
 POSITION = "data"
@@ -24,10 +24,11 @@ def probable_cause(difference: Difference, components: tuple[str, ...]) -> str:
             + ("the scheduler is not brought back before its first step, or the rate is set by hand after the restore."
                if kept else "no scheduler is in the snapshots. Track it: `sm.track(scheduler=scheduler)`.")
         )  # fmt: skip
-    if POSITION in first:
+    generators = [name for path in difference.paths if (name := generator_of(path)) is not None]
+    if any(path.split("/")[0] == POSITION and generator_of(path) is None for path in difference.paths):
         return "the position in the data: batches were drawn that `sm.batches(loader)` does not know of."
-    if GENERATORS in first:
-        names = ", ".join(path.split("/")[1] for path in difference.paths if path.startswith(f"{GENERATORS}/"))
+    if generators:
+        names = ", ".join(dict.fromkeys(generators))
         return (
             f"the random generator ({names}): something draws from it after the restore that an uninterrupted run does "
             "not draw there, or has drawn before. Restore last, right before the loop."

@@ -11,7 +11,9 @@ from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import StateNode, Tensor, path_text
 from ciuic.repo import Repo
 
-GENERATORS = "rng"
+GENERATORS = ("rng",)
+AT_EPOCH = ("data", "generators")
+"""Where the states of generators are: by name below these."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``steps``: with a snapshot in both. ``last``: the last step of each. ``unseeded``: generators that begin
-    differently each time, and were left out. ``difference``: None when all of it is the same, bit for bit."""
+    """``steps``: with a snapshot in both. ``last``: the last step of each. ``unseeded``: names of generators that
+    begin differently each time, and were left out. ``difference``: None when all of it is the same, bit for bit."""
 
     steps: tuple[int, ...]
     last: tuple[int | None, int | None]
@@ -59,7 +61,7 @@ def compare(a: Repo, b: Repo, fresh_until: int | None = None) -> Comparison:
     unseeded: tuple[str, ...] = ()
     if steps and (fresh_until is None or steps[0] <= fresh_until):
         first = look.differing(before[steps[0]][0], after[steps[0]][0])
-        unseeded = tuple(path for path in first if path.startswith(f"{GENERATORS}/"))
+        unseeded = tuple(dict.fromkeys(name for path in first if (name := generator_of(path)) is not None))
     look.left_out = frozenset(unseeded)
     difference: Difference | None = None
     for step in steps:
@@ -71,6 +73,15 @@ def compare(a: Repo, b: Repo, fresh_until: int | None = None) -> Comparison:
             difference = Difference(difference.step, difference.paths, tensor, step)
             break
     return Comparison(steps, last, components, unseeded, difference)
+
+
+def generator_of(path: str) -> str | None:
+    """The name of the generator whose state, or a part of it, is at a path; None where there is none."""
+    parts = tuple(path.split("/"))
+    for place in (GENERATORS, AT_EPOCH):
+        if parts[: len(place)] == place and len(parts) > len(place):
+            return parts[len(place)]
+    return None
 
 
 def _by_step(repo: Repo) -> Mapping[int, list[Snapshot]]:
@@ -97,13 +108,13 @@ class _Look:
         found: dict[str, bool] = {}
         for name in names:
             for path, is_tensor in _differing(name, trees[0].get(name), trees[1].get(name)):
-                if path not in self.left_out:
+                if generator_of(path) not in self.left_out:
                     found[path] = is_tensor
         return found
 
 
 def _differing(name: str, a: StateNode | None, b: StateNode | None) -> Iterator[tuple[str, bool]]:
-    """A whole generator stands for what differs in it."""
+    """A whole generator stands for what differs in it: its state is not read by people."""
     if a is None or b is None:
         yield name, False
         return
@@ -116,11 +127,13 @@ def _differing(name: str, a: StateNode | None, b: StateNode | None) -> Iterator[
         x, y = one.get(path), other.get(path)
         if x is not None and y is not None and _same(x, y):
             continue
-        generator = name == GENERATORS
-        text = path_text(path[:2] if generator else path)
+        text = path_text(path)
+        generator = generator_of(text)
+        if generator is not None:
+            text = text[: text.index(generator) + len(generator)]
         if text not in before:
             before.add(text)
-            yield text, isinstance(x or y, Tensor) and not generator
+            yield text, isinstance(x or y, Tensor) and generator is None
     if not before and leaves[0].container_kinds != leaves[1].container_kinds:
         yield name, False
 

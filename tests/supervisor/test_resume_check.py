@@ -6,6 +6,7 @@ import pytest
 
 import ciuic
 from ciuic.errors import CommandFailed
+from ciuic.objects.state_tree import Value, expand
 from ciuic.supervisor.causes import NOT_REPEATABLE, probable_cause
 from ciuic.supervisor.comparing import Difference, compare
 from ciuic.supervisor.resume_check import choose
@@ -137,6 +138,20 @@ def test_the_first_difference_is_named(two):
     assert found == Difference(5, ("extra/n", "extra/x/1", "extra/new"))
 
 
+def test_a_generator_that_nobody_has_seeded(tmp_path):
+    """It differs from the first step on, wherever its state is kept: left out. One that begins to differ is not."""
+    repos = [ciuic.Repo.init(tmp_path / name) for name in ("a", "b")]
+    for number, repo in enumerate(repos):
+        for step in range(4):
+            late = step if step < 3 else 100 + number
+            state = {"rng": {"python": [number, step], "torch": late}, "data": {"generators": {"python": number}}}
+            repo.commit_components({name: expand(Value(value)) for name, value in state.items()}, ("rng",), step=step)
+    comparison = compare(*repos, fresh_until=1)
+    assert comparison.unseeded == ("python",)
+    assert comparison.difference == Difference(3, ("rng/torch",))
+    assert compare(*repos, fresh_until=-1).difference == Difference(0, ("rng/python", "data/generators/python"))
+
+
 def test_every_branch_counts(two):
     """A step done twice after an interruption is compared both times."""
     a, b = two
@@ -153,6 +168,7 @@ def test_every_branch_counts(two):
         (("optimizer/param_groups/0/lr",), ("optimizer", "scheduler"), "not brought back before its first step"),
         (("data/position",), ("data",), "position in the data"),
         (("rng/torch", "model/0.weight"), ("model", "rng"), "random generator (torch)"),
+        (("data/generators/torch",), ("model", "data"), "random generator (torch)"),
         (("model/0.weight",), ("model", "rng"), "`sm.batches(loader)`"),
         (("model/0.weight",), ("model", "rng", "data"), "tracked, and that nothing else"),
         (("scheduler/last_epoch",), ("scheduler",), "the scheduler"),

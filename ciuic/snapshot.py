@@ -281,7 +281,7 @@ class SnapshotManager:
 
         Call it when the step is complete, after ``optimizer.step()``. ``metrics`` are numbers or 0-d tensors, which are
         read only when a trigger asks for them or a snapshot is due. A step has the number of its batch; outside of
-        ``batches``, steps are counted from the one resumed from. Costs about SOME microseconds when nothing is due.
+        ``batches``, steps are counted from the one resumed from. Costs about ten microseconds when nothing is due.
         """
         step = self._next_step
         if self._loops is not None and self._loops.running:

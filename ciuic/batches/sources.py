@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
 
 from ciuic.batches.generators import Apart, forgetting, held_along, held_by, set_states, states_of, unique
 from ciuic.batches.numbered import Tasks, numbered_loader
@@ -167,6 +168,12 @@ class ByState:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self.own = _of_samplers(loader)
+        sampler = getattr(loader, "sampler", None) or getattr(loader, "batch_sampler", None)
+        if isinstance(loader, DataLoader) and not _is_remembered(sampler):
+            logger.warning(
+                "The order of a %s is not in the state of a %s: a resumed epoch has another one. A plain DataLoader "
+                "is passed over exactly.", type(sampler).__name__, type(loader).__name__,
+            )  # fmt: skip
 
     def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
         if state is not None and "dataset" in state:
@@ -241,6 +248,13 @@ def _draws_at_once(sampler: Any) -> bool:
     if getattr(sampler, "generator", None) is torch.default_generator:
         return False
     return _draws_at_once(sampler.sampler) if isinstance(sampler, BatchSampler) else True
+
+
+def _is_remembered(sampler: Any) -> bool:
+    """Whether a loader with a state can take up this sampler's order in mid epoch."""
+    kind = type(sampler)
+    in_order = isinstance(sampler, (SequentialSampler, DistributedSampler, list, tuple, range))
+    return in_order or has_state(sampler) or "Infinite" in kind.__name__ or kind.__module__.startswith("torchdata.")
 
 
 def _pass_over(items: Iterator[Any], count: int) -> None:

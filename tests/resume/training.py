@@ -293,8 +293,8 @@ class Training:
             assert record.steps.setdefault(step, seen) == seen, f"step {step} is another one than before"
             if step == until and before_step:
                 raise Interrupted
-            self.snapshots.step(loss=loss)
             told(step)
+            self.snapshots.step(loss=loss)
             if step == until:
                 raise Interrupted
         record.weights = digest([*self.model.state_dict().values(), *self.average.shadow])

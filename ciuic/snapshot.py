@@ -255,13 +255,12 @@ class SnapshotManager:
         if loop is None:
             return
         epoch = drawn = None
-        loops.running = True
         try:
             for drawn, batch in loop:
                 epoch, loops.drawn, self._next_step = loop.epoch, drawn, drawn + 1
                 yield drawn, batch
         finally:
-            loops.running, loops.drawn = False, None
+            loops.leave(loop)
         if drawn is None:
             logger.warning("Nothing to do: the run is complete, with %d steps.", loop.next_step)
         else:

@@ -49,7 +49,13 @@ class Loops:
             epoch = at.epoch + (at.offset > 0)
             at = Position(next_step=at.next_step, loop=number, first_epoch=epoch, epoch=epoch)
         self._loop = Loop(loader, at, max_steps=max_steps, max_epochs=max_epochs)
+        self.running, self.drawn = True, None
         return self._loop
+
+    def leave(self, loop: Loop) -> None:
+        """The loop is over, unless another one has begun meanwhile: an exception keeps the one that it left alive."""
+        if loop is self._loop:
+            self.running, self.drawn = False, None
 
     @property
     def epoch(self) -> int | None:

@@ -183,6 +183,20 @@ def test_a_break_takes_no_snapshot_and_the_next_loop_begins_an_epoch(manager):
     assert list(itertools.islice(second.batches(range(6), max_steps=100), 2)) == [(5, 3), (6, 4)]
 
 
+def test_a_loop_that_an_exception_left(manager):
+    """It lives on in the traceback; when it goes, the loop that runs now knows nothing of it."""
+    run = manager(interval=1)
+    linear(run)
+    left = run.batches(range(6), max_steps=9)
+    next(left)
+    run.step()
+    now = run.batches(range(6), max_steps=9)
+    assert next(now) == (1, 0)
+    left.close()
+    assert run.step().step == 1 and next(now) == (2, 1)
+    assert run.step().step == 2
+
+
 def test_loops_one_after_the_other(manager, caplog):
     """A loop that a run has left behind is passed over; the epoch's number counts on, for samplers that ask for it."""
     seen = []

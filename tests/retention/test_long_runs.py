@@ -19,7 +19,6 @@ from runs import APART, BEGIN, COMPONENTS, TENSOR_BYTES, Run, loss, whole
 from ciuic.objects.ids import Kind
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.tree import BlobEntry, ChildEntry, TensorEntry
-from ciuic.retention.reading import Reader
 from ciuic.store.object_reader import read_tree
 from ciuic.store.pack_session import PackSession
 from ciuic.store.reflog import SLOT
@@ -85,7 +84,7 @@ def finished(shared: Path, folder: Path, *policies: str) -> Run:
 def log(run: Run) -> dict[int, tuple[Snapshot, frozenset[str]]]:
     """Step → snapshot, and what it has given up; the whole log is there."""
     with run.store.shared():
-        history = Reader(run.store).history()
+        history = run.retention._reader.history()
         found = {
             each.step or 0: (each, run.store.refs.prunes().get(each.id, frozenset()))
             for each in history.snapshots.values()

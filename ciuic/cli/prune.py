@@ -100,9 +100,9 @@ def _lines(session: Session, report: Review) -> Iterator[str]:
     yield from _listed(session, f"{stay}: {humane.count(len(kept), 'snapshot')}", kept)
     size, left = humane.size(report.freed_bytes), humane.size(report.kept_bytes)
     if report.dry_run:
-        yield f"`ciuic gc` would free about {size} then, and leave {left}"
+        yield f"`ciuic gc` would free at least {size} then, and leave at most {left}"
     else:
-        yield f"`ciuic gc` frees about {size}, and leaves {left}"
+        yield f"`ciuic gc` frees at least {size}, and leaves at most {left}"
 
 
 def _listed(session: Session, title: str, rows: list[tuple[Snapshot, str]]) -> Iterator[str]:

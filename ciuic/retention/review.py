@@ -24,7 +24,8 @@ LOCK_TIMEOUT_S = 30.0
 class Review:
     """``pruned`` and ``kept``: newest first, with the components that go ("*": all), and with why it stays.
 
-    ``freed_bytes``: what gc frees then, with what is garbage already; ``kept_bytes``: what it leaves.
+    ``freed_bytes``: what gc frees then at least, with what is garbage already; ``kept_bytes``: what it leaves at most.
+    gc frees more where it can encode anew what rests on what has gone.
     """
 
     dry_run: bool

@@ -80,10 +80,10 @@ class Deadline:
 
     def _keep(self) -> None:
         number, at_s = 0, None
+        poll = select.poll()  # a training may have more descriptors than select takes
+        poll.register(self._ears, select.POLLIN)
         while True:
-            timeout = None if at_s is None else max(0.0, at_s - time.monotonic())
-            ready, _, _ = select.select([self._ears], [], [], timeout)
-            if ready:
+            if poll.poll(None if at_s is None else max(0.0, 1000 * (at_s - time.monotonic()))):
                 heard = self._heard()
                 if heard is None:
                     return

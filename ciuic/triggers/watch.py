@@ -65,11 +65,13 @@ class Watch:
     def leave(self, number: int, pending: PendingSnapshot, *, durable: bool) -> None:
         """Leave as the signal asked, after the last snapshot; ``durable``: whether that has ended within the grace
         time. Returns when whoever the signal was for before does not end the run."""
-        name = signal.Signals(number).name
         if not durable:
-            logger.warning("Leaving by %s: the snapshot of step %s is still being written.", name, pending.step)
-        elif pending.exception() is None:
-            logger.warning("Leaving by %s: the snapshot of step %s is durable.", name, pending.step)
+            state = "still being written" if pending.is_staged else "not complete, and an earlier one stands"
+        else:
+            error = pending.exception()
+            state = "durable" if error is None else f"not saved, and an earlier one stands: {error}"
+        name = signal.Signals(number).name
+        logger.warning("Leaving by %s: the snapshot of step %s is %s.", name, pending.step, state)
         self.engine.leave()
 
     def end_with(self, error: BaseException) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ciuic
+from ciuic.snapshot import SnapshotManager
 from ciuic.triggers import EverySteps, OnException, OutOfMemory
 
 
@@ -56,6 +57,48 @@ def test_the_next_run_goes_on_as_if_nothing_had_happened(training, same_state):
     assert same_state(resumed.weights(), whole.weights()) and resumed.counter == whole.counter
 
 
+class Loop:
+    """A run over a shuffled DataLoader, which breaks in the forward pass of a step."""
+
+    def __init__(self, path, breaks=None):
+        torch.manual_seed(3)
+        self.breaks = breaks
+        self.model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.Dropout(0.5), torch.nn.Linear(32, 1))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        data = torch.utils.data.TensorDataset(torch.randn(40, 4))
+        self.loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+        self.seen = []
+        self.sm = SnapshotManager(path, triggers=[OnException()])
+
+    def run(self):
+        with self.sm as sm:
+            sm.track(model=self.model, optimizer=self.optimizer)
+            for step, (batch,) in sm.batches(self.loader, max_epochs=2):
+                loss = self.model(batch).square().mean()
+                if step == self.breaks:
+                    raise Stopped
+                loss.backward()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                self.seen.append((step, batch.sum().item(), loss.item()))
+                sm.step(loss=loss)
+        return self
+
+
+def test_a_loop_over_a_data_loader_goes_on_with_the_very_next_batch(tmp_path, same_state):
+    """In the middle of an epoch and in the next one: the same batches, losses and weights as without the exceptions."""
+    whole = Loop(tmp_path / "whole").run()
+    seen = []
+    for breaks in (6, 13):
+        broken = Loop(tmp_path / "broken", breaks)
+        with pytest.raises(Stopped):
+            broken.run()
+        seen += broken.seen
+    last = Loop(tmp_path / "broken").run()
+    assert seen + last.seen == whole.seen and [step for step, *_ in whole.seen] == list(range(20))
+    assert same_state(last.model.state_dict(), whole.model.state_dict())
+
+
 def test_once_a_step_has_begun_the_newest_snapshot_stands(training, path, caplog):
     """The weights may be half new: nothing is made up, and the log says so."""
     run = training(OnException(), EverySteps(2))
@@ -96,8 +139,6 @@ def test_weights_changed_by_hand_are_noticed(training, path, caplog):
 
 def test_large_things_that_change_in_forward_are_copied_once_that_is_seen(path, caplog):
     """A momentum encoder of a megabyte: the first boundary cannot be saved, the next ones can."""
-    from ciuic.snapshot import SnapshotManager
-
     model = torch.nn.Linear(4, 4)
     encoder = torch.nn.Linear(256, 256).requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,7 +1,7 @@
 """bisect: the first bad snapshot between a good one and a bad one, with as few tries as it takes. HEAD is never moved.
 
-Candidates are the ancestors of the bad snapshot that are no ancestors of a good one. The next try is the candidate that
-halves them best, counted as git counts: by how many candidates are among its ancestors.
+Candidates are the ancestors of the bad snapshot that are no ancestors of a good one. The next try is the one that
+halves best what can be tried: by how many of these are among its ancestors. What was pruned or skipped does not count.
 """
 
 from __future__ import annotations
@@ -170,15 +170,15 @@ def _narrowed(
     order = [each for each in _parents_first(graph, bad.id) if each.id not in innocent]
     pruned = tuple(each for each in order if each.id != bad.id and _is_pruned(each, prunes))
     gone = {each.id for each in pruned}
-    counts = _counts(order)
     open_ones = [
         each for each in order if each.id != bad.id and each.id not in gone and verdicts.get(each.id) != "skip"
     ]
     if not open_ones:
         found = bad if len(order) == 1 else None
         return Standing(good, bad, found=found, suspects=() if found else tuple(order), pruned=pruned)
-    # Of equally good ones the newest: what is far back is rarely what is looked for.
-    best = max(reversed(open_ones), key=lambda each: min(counts[each.id], len(order) - counts[each.id]))
+    counts = _counts(order, {each.id for each in open_ones})
+    # What is left if it is bad, and if it is good; of equally good ones the newest.
+    best = max(reversed(open_ones), key=lambda each: min(counts[each.id] - 1, len(open_ones) - counts[each.id]))
     return Standing(good, bad, best, len(open_ones), len(open_ones).bit_length(), pruned=pruned)
 
 
@@ -215,8 +215,8 @@ def _parents_first(graph: Mapping[str, Snapshot], tip: str) -> Iterator[Snapshot
             stack += reversed(missing)
 
 
-def _counts(order: list[Snapshot]) -> dict[str, int]:
-    """How many candidates each candidate has among its ancestors, with itself. ``order``: parents first."""
+def _counts(order: list[Snapshot], counted: set[str]) -> dict[str, int]:
+    """How many of ``counted`` each candidate has among its ancestors, with itself. ``order``: parents first."""
     within = {each.id: each for each in order}
     counts: dict[str, int] = {}
     for each in order:
@@ -229,7 +229,7 @@ def _counts(order: list[Snapshot]) -> dict[str, int]:
                 if id not in seen and id in within:
                     seen.add(id)
                     stack += within[id].parents
-            counts[each.id] = len(seen)
+            counts[each.id] = len(seen & counted)
         else:
-            counts[each.id] = 1 + sum(counts[parent] for parent in parents)
+            counts[each.id] = (each.id in counted) + sum(counts[parent] for parent in parents)
     return counts

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ciuic.errors import MissingPackage, MonitoringError
-from ciuic.monitoring.figures import Source
+from ciuic.monitoring.figures import Figures, Source
 from ciuic.monitoring.metrics import METRICS, PHASE_LABEL, RUN_LABEL, samples
 
 if TYPE_CHECKING:
@@ -139,6 +140,11 @@ class _Server:
         self.users = 0
         _servers[address, self.port] = self
 
+    def forget(self) -> None:
+        """In a forked process, which has the socket and not the thread."""
+        self._server.socket.close()
+        self.users = -1  # of which none is the last
+
     def left(self) -> None:
         self.users -= 1
         if not self.users:
@@ -167,28 +173,43 @@ class _Collector:
         with contextlib.suppress(KeyError):
             del self._sources[name]
 
-    def describe(self) -> list[Family]:
-        """Names are not claimed when it is registered: that would collect."""
-        return []
+    def describe(self) -> Iterator[Family]:
+        """The names, for the registry that it is put into; nothing is read for them."""
+        return _families([])
 
     def collect(self) -> Iterator[Family]:
         """What prometheus_client calls for every scrape."""
-        from prometheus_client import core
-
         with self._asking:
             found = [(name, source.figures()) for name, source in list(self._sources.items())]
-        runs = [(name, figures) for name, figures in found if figures is not None]
-        for metric in METRICS:
-            if metric.kind == "summary":
-                summary = core.SummaryMetricFamily(metric.name, metric.text, labels=[RUN_LABEL, PHASE_LABEL])
-                for name, figures in runs:
-                    for phase, seconds, count in samples(metric, figures):
-                        summary.add_metric([name, phase], count, seconds)
-                yield summary
-                continue
-            kind = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
-            family = kind(metric.name, metric.text, labels=[RUN_LABEL])
+        return _families([(name, figures) for name, figures in found if figures is not None])
+
+
+def _families(runs: Sequence[tuple[str, Figures]]) -> Iterator[Family]:
+    from prometheus_client import core
+
+    for metric in METRICS:
+        if metric.kind == "summary":
+            summary = core.SummaryMetricFamily(metric.name, metric.text, labels=[RUN_LABEL, PHASE_LABEL])
             for name, figures in runs:
-                for _, value, _ in samples(metric, figures):
-                    family.add_metric([name], value)
-            yield family
+                for phase, seconds, count in samples(metric, figures):
+                    summary.add_metric([name, phase], count, seconds)
+            yield summary
+            continue
+        kind = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
+        family = kind(metric.name, metric.text, labels=[RUN_LABEL])
+        for name, figures in runs:
+            for _, value, _ in samples(metric, figures):
+                family.add_metric([name], value)
+        yield family
+
+
+def _forget_in_child() -> None:
+    """A forked DataLoader worker must not hold the port when the trainer is gone: the next run wants it."""
+    global _guard
+    _guard = threading.RLock()  # whoever held it is not there
+    for server in _servers.values():
+        server.forget()
+    _servers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

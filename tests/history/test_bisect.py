@@ -93,6 +93,17 @@ def test_pruned_snapshots_are_no_candidates(repo: ciuic.Repo) -> None:
     assert [each.step for each in standing.pruned] == [8], "of those that are left"
 
 
+def test_a_thinned_history_takes_no_more_tries(repo: ciuic.Repo) -> None:
+    """Retention has left three of the candidates, all new: the middle one of these is tried first, not what is nearest
+    to the middle of all."""
+    for step in range(1, 8):
+        repo.prune(f"step:{step}")
+    started(repo, "step:0", "main")
+    standing, tried = search(repo, 9)
+    assert tried == [9, 8] and standing.suspects == ()
+    assert standing.found is not None and standing.found.step == 9
+
+
 def test_a_lost_model_is_a_reason_and_a_lost_optimizer_is_none(tmp_path: Path) -> None:
     import torch
 

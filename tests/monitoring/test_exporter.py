@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -233,6 +234,36 @@ def test_scrapes_at_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert scraped(exporter)["ciuic_snapshots_total"] == 10
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_worker_does_not_hold_the_port(tmp_path: Path) -> None:
+    """A DataLoader's worker that outlives its trainer for a moment: the next run gets the port."""
+    repo = ciuic.Repo.init(tmp_path / "run")
+    exporter = monitoring.serve(repo, 0)
+    stay, leave = os.pipe()
+    worker = os.fork()
+    if not worker:
+        os.close(leave)
+        exporter.close()
+        os.read(stay, 1)
+        os._exit(0)
+    try:
+        os.close(stay)
+        assert scraped(exporter)["ciuic_snapshots_total"] == 0, "the worker has not taken it out here"
+        exporter.close()
+        with monitoring.serve(repo, exporter.port or 0) as again:
+            assert again.port == exporter.port
+    finally:
+        os.close(leave)
+        os.waitpid(worker, 0)
+
+
+def test_one_metric_alone_can_be_asked_for(manager: SnapshotManager) -> None:
+    """As prometheus_client offers it: ?name[]=…"""
+    with monitoring.serve(manager, 0) as exporter:
+        manager.save(8)
+        assert read(fetched(f"{exporter.url}?name[]=ciuic_step")) == {("ciuic_step", exporter.name, ""): 8}
 
 
 WITHOUT = """

@@ -21,6 +21,8 @@ repo.switch("main")
 repo.reset("HEAD~1")
 repo.reset("HEAD@{1}") if False else repo.reset("main@{1}")
 repo.reflog(), repo.branches(), repo.tags(), repo.head(), repo.stats(), repo.find("main:extra")
+repo.delete_note("HEAD", repo.note("HEAD", "x").key), repo.notes()
+repo.bisection().mark("good", "HEAD~1"), repo.bisection().mark("bad", "HEAD"), repo.bisection().standing()
 repo.prune("HEAD~1")
 repo.delete_branch("x")
 assert not repo.fsck(read_data=True).problems

@@ -71,7 +71,8 @@ class Attempt:
             outlets.drain()
         finally:
             outlets.close()
-        killed = memory_kills.moved(before, memory_kills.kills()) if returncode else None
+        by_kill = returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        killed = memory_kills.moved(before, memory_kills.kills(), machine=by_kill) if returncode else None
         return Facts(returncode, self._silent_s, self._stopped_by, killed, self._log.end())
 
     def _started(self, outlets: Outlets) -> subprocess.Popen[bytes]:
@@ -174,6 +175,7 @@ class Attempt:
         if self._kill_at is not None:
             self._kill_at = now + HANG_GRACE_S  # one that hangs in the kernel dies when that returns
             self._send(signal.SIGKILL, group=True)
+            descendants.kill(self._left())
             return
         beat = self._pulse.read()
         self._silent_s = now - max(self._began, beat.time_ns / 1e9)

@@ -88,14 +88,14 @@ class Supervisor:
         return ending, decide(self._policy, self._past)
 
     def _note_repository(self, beat: Heartbeat) -> None:
-        if beat.repository is not None and beat.repository != self._snapshots:
-            self._snapshots = beat.repository
-            if not _same(beat.repository, self._repository):
-                self._say(
-                    f"Its snapshots are in {beat.repository} and its history is in {self._repository}: "
-                    f"`--repo {beat.repository}` would keep both there."
-                )
-            self._seen = Seen()
+        if beat.repository is None or _same(beat.repository, self._snapshots):
+            return
+        self._snapshots = beat.repository
+        self._seen = Seen()
+        self._say(
+            f"Its snapshots are in {beat.repository} and its history is in {self._repository}: "
+            f"`--repo {beat.repository}` would keep both there."
+        )
 
     def _look(self) -> Seen:
         """Waits for the writer, too. A repository that cannot be read is the training's to complain of."""

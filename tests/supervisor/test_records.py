@@ -169,6 +169,7 @@ def test_the_kernel_counts_in_either_version(tmp_path):
     assert memory_kills.moved(before, before) is None
     said = memory_kills.moved(before, {**before, "the machine": 10})
     assert said == "the count of out-of-memory kills of the machine rose from 9 to 10"
+    assert memory_kills.moved(before, {**before, "the machine": 10}, machine=False) is None, "it may be somebody else's"
     assert memory_kills.kills(tmp_path / "nothing") == {}
 
 

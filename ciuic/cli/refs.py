@@ -166,6 +166,6 @@ def reset_command(session: Session, revision: str, branch: str | None, dry_run: 
         return
     session.line(f"{name} {'would move' if dry_run else 'moved'}: {before} -> {after}")
     if not dry_run and old:
-        session.remark(
-            f"`ciuic reset {name}@{{1}}` takes it back." if name != "HEAD" else f"{short(old)} stays in `ciuic reflog`"
-        )
+        option = f"--branch {name} " if branch else ""
+        back = f"`ciuic reset {option}{name}@{{1}}` takes it back."
+        session.remark(back if name != "HEAD" else f"{short(old)} stays in `ciuic reflog`")

@@ -138,6 +138,15 @@ def test_reset_of_another_branch(change: Run, ids: dict[str, str]) -> None:
     assert head(change) == ("main", ids["main:599"])
 
 
+def test_the_way_back_moves_the_branch_that_was_moved(change: Run, ids: dict[str, str]) -> None:
+    """It said `ciuic reset lr-sweep@{1}`, which moves the branch that HEAD is on."""
+    said = change("reset", "--branch", "lr-sweep", "main").out
+    assert "`ciuic reset --branch lr-sweep lr-sweep@{1}` takes it back." in said
+    record = change("--json", "reset", "--branch", "lr-sweep", "lr-sweep@{1}").record
+    assert (record["old"], record["new"]) == (ids["main:599"], ids["lr-sweep:499"])
+    assert head(change) == ("main", ids["main:599"])
+
+
 def test_reset_on_trial(change: Run, ids: dict[str, str]) -> None:
     assert "would move" in change("reset", "--dry-run", "main~3").out
     assert head(change) == ("main", ids["main:599"])

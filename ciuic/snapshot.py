@@ -225,7 +225,7 @@ class SnapshotManager:
 
     def due(self, step: int) -> bool:
         """Whether ``save`` would act at this step, as far as the step's number alone tells."""
-        moment = Moment(step, time.monotonic())
+        moment = self._moment(step, {})
         return self._again(step) or any(trigger.at_step(moment) is not None for trigger in self._routine)
 
     def _again(self, step: int) -> bool:
@@ -272,7 +272,7 @@ class SnapshotManager:
         if newest is None or newest.step != step or newest.exception() is not None:
             last = self._boundary
             moment = last if last is not None and last.step == step else self._moment(step, {})
-            self._order(moment, True, {"epoch": epoch, "metrics": moment.metrics}, ("end of the loop",))
+            self._order(moment, True, {"epoch": epoch}, ("end of the loop",))
         self._raise_error()
 
     def step(self, /, **metrics: Any) -> PendingSnapshot | None:
@@ -328,6 +328,7 @@ class SnapshotManager:
         self, moment: Moment, wait: bool, given: dict[str, Any], reasons: tuple[str, ...], grace_s: float | None = None
     ) -> PendingSnapshot:
         """One snapshot of this boundary."""
+        given = {**given, "metrics": moment.metrics or None}  # those that a trigger has read are not read again
         pending = self._newest = self._take(moment.step, wait, self._whole(given, reasons), grace_s)
         self._last = self._last_taken = moment.step, time.monotonic()
         pending.add_done_callback(self._ended)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ciuic.batches.generators import set_states, states_of
-from ciuic.batches.position import Position
+from ciuic.batches.position import Position, packed, unpacked
 from ciuic.batches.sources import length_of, set_epoch, source_of
 from ciuic.errors import PositionError
 from ciuic.state.rng import process_states, set_process_states
@@ -84,7 +84,7 @@ class Loop:
         state = here.loader["state"] if here.loader and here.loader["by"] == type(self._source).__name__ else None
         if not self._offset:
             self._position = replace(
-                here, length=length, generators=process_states(), own=states_of(self._source.own), loader=None
+                here, length=length, generators=packed(process_states()), own=states_of(self._source.own), loader=None
             )
             return self._source.begin(here.epoch, 0, state)
         if here.length is not None and length != here.length:
@@ -93,7 +93,7 @@ class Loop:
                 length, here.length,
             )  # fmt: skip
         before = process_states()
-        set_process_states(here.generators)
+        set_process_states(unpacked(here.generators))
         try:
             return self._source.begin(here.epoch, self._offset, state)
         finally:

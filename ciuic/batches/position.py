@@ -21,8 +21,8 @@ class Position:
     ``next_step``: the number of the next step. ``loop``: the number of the ``batches`` loop in the script, from 0;
     ``first_epoch``: the epoch that it began with. ``epoch``, ``offset``: batches of this epoch that the loop was
     given; ``length``: how many the epoch has, where the loader says so.
-    ``generators``: of the process, as the epoch began; ``own``: those of the loader and its samplers, by name. At
-    offset 0 the epoch has not begun: no ``generators``, and ``own`` as they are now.
+    ``generators``: of the process, as the epoch began, ``packed``; ``own``: those of the loader and its samplers, by
+    name. At offset 0 the epoch has not begun: no ``generators``, and ``own`` as they are now.
     ``loader``: the loader's own ``state`` at this position, where it has one, and ``by`` which kind of source.
     """
 
@@ -38,8 +38,7 @@ class Position:
 
     def to_plain(self) -> dict[str, Any]:
         """What a snapshot's component ``data`` is made of."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**values, "generators": _packed(self.generators), "own": dict(self.own)}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def stored_position(node: StateNode) -> Position:
@@ -57,7 +56,7 @@ def stored_position(node: StateNode) -> Position:
     loader = values.get("loader")
     if loader is not None and not (isinstance(loader, dict) and {"by", "state"} <= loader.keys()):
         raise _unknown()
-    return Position(**{**values, "generators": _unpacked(values.get("generators", {}))})
+    return Position(**values)
 
 
 def _unknown() -> PositionError:
@@ -67,17 +66,15 @@ def _unknown() -> PositionError:
     )
 
 
-def _packed(states: dict[str, Any]) -> dict[str, Any]:
+def packed(states: dict[str, Any]) -> dict[str, Any]:
     """Python's 625 words as an array: a chunk that the next snapshot has in common, which a plain value is not."""
-    if "python" not in states:
-        return dict(states)
     version, words, gauss = states["python"]
-    packed = {"version": version, "words": numpy.array(words, dtype=numpy.int64), "gauss": gauss}
-    return {**states, "python": packed}
+    return {**states, "python": {"version": version, "words": numpy.array(words, dtype=numpy.int64), "gauss": gauss}}
 
 
-def _unpacked(states: dict[str, Any]) -> dict[str, Any]:
+def unpacked(states: dict[str, Any]) -> dict[str, Any]:
+    """The way back from ``packed``."""
     if "python" not in states:
         return states
-    packed = states["python"]
-    return {**states, "python": (packed["version"], tuple(packed["words"].tolist()), packed["gauss"])}
+    python = states["python"]
+    return {**states, "python": (python["version"], tuple(python["words"].tolist()), python["gauss"])}

@@ -24,7 +24,7 @@ def life(folder, name, reports):
     def told(step):
         os.write(reports, (json.dumps([step, *record.steps[step]]) + "\n").encode())
 
-    run.run(record, told=told, max_epochs=2 * training.EPOCHS)
+    run.run(record, told=told, max_epochs=3 * training.EPOCHS)
     os.write(reports, (json.dumps(record.weights) + "\n").encode())
 
 
@@ -51,7 +51,7 @@ def main():
     name, folder, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
     chance = random.Random(seed)
     expected = training.whole(f"{folder}/whole", {**training.LOADERS, **training.WORKERS}[name],
-                              max_epochs=2 * training.EPOCHS)  # fmt: skip
+                              max_epochs=3 * training.EPOCHS)  # fmt: skip
     steps = len(expected.steps)
     seen = training.Record()
     lives = 0

@@ -9,9 +9,7 @@ import pytest
 PROGRAM = Path(__file__).with_name("killed.py")
 
 
-@pytest.mark.parametrize(
-    "name", ["workers that live on", "stateful workers", "a stream in workers", "a random collate"]
-)
+@pytest.mark.parametrize("name", ["workers that live on", "stateful workers", "a stream in workers"])
 def test_killed_at_random_moments(tmp_path, name):
     """SIGKILL to the training and its workers, three times in one run: batches, losses and final weights are those of
     a run without interruption. The writer process lives on, as it does when a training dies."""

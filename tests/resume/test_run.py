@@ -255,6 +255,16 @@ def test_a_loop_of_ones_own(manager):
     assert "data" not in second.get_latest_snapshot().contains
 
 
+def test_a_step_of_several_batches(manager):
+    """Where ``step`` is called once for three batches, an interval that is no multiple of three is kept, too."""
+    run = manager(interval=4)
+    linear(run)
+    for step, _ in run.batches(range(30)):
+        if step % 3 == 2:
+            run.step()
+    assert [each.step for each in run.snapshots()][::-1] == [11, 17, 20, 23, 29]
+
+
 def test_a_step_is_ended_once(manager):
     """Another call for the same batch is no other step."""
     run = manager(interval=1)

@@ -26,7 +26,7 @@ from ciuic.snapshot import SnapshotManager
 
 ITEMS = 22
 BATCH = 4
-EPOCHS = 3
+EPOCHS = 2
 
 
 class Augmented(Dataset):
@@ -177,10 +177,10 @@ LOADERS = {
     "shuffled": lambda: DataLoader(Augmented(), BATCH, shuffle=True, drop_last=True),
     "shuffled by its generator": lambda: DataLoader(Augmented(), BATCH, shuffle=True, generator=generator()),
     "drawn with replacement": lambda: DataLoader(
-        Augmented(), BATCH, sampler=RandomSampler(range(ITEMS), True, 70, generator=generator())
+        Augmented(), BATCH, sampler=RandomSampler(range(ITEMS), True, 40, generator=generator())
     ),
     "drawn with replacement, by torch's own": lambda: DataLoader(
-        Augmented(), BATCH, sampler=RandomSampler(range(ITEMS), True, 70, generator=torch.default_generator)
+        Augmented(), BATCH, sampler=RandomSampler(range(ITEMS), True, 40, generator=torch.default_generator)
     ),
     "a subset": lambda: DataLoader(Augmented(), BATCH, sampler=SubsetRandomSampler(range(3, 20))),
     "weighted": lambda: DataLoader(Augmented(), BATCH, sampler=WeightedRandomSampler(weights(), 18)),

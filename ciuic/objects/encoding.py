@@ -137,6 +137,8 @@ def decode(data: Any, repeated: Repeated | None = None) -> Any:
     ``repeated`` goes from one call to the next when many like maps are decoded: an entry of an outermost map that is
     as it was the last time is not decoded again. Such values are shared, so the caller copies what it hands on.
     """
+    if isinstance(data, int):  # of which Python would make so many zeros
+        raise EncodingError("a number, and no bytes")
     reader = _Reader(bytes(data), repeated)
     try:
         value = reader.value(0)

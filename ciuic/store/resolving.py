@@ -198,7 +198,7 @@ def stands(store: Store, id: bytes, memo: dict[bytes, int]) -> bool:
         if path and path[-1][0] == here:  # its bases stand
             waiting.pop()
             _, depth, bases = path.pop()
-            if any(memo[base] >= depth for base in bases):
+            if any(memo.get(base, ANY_DEPTH) >= depth for base in bases):  # what rests on itself is in none
                 return False
             memo[here] = depth
         elif here in memo:

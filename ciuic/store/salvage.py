@@ -42,8 +42,10 @@ from ciuic.store.store import Store
 WINDOW = 8 << 20
 MOST_IN_VAIN = 16
 """Times the length of a pack that is read for records that turn out to be none: headers can be made to overlap."""
-MOST_CORRECTED = 256
-"""Damaged slots of one log in which a wrong bit is looked for: each takes some milliseconds."""
+MOST_CORRECTED = 32
+"""Damaged slots of one log in which a wrong bit is looked for: each takes some ten milliseconds."""
+TABS = 6
+"""Between the fields of a record."""
 SECTOR = 4096
 START_OF_RECORD = re.compile(rb"(?=[0-9a-f]{32}\t[0-9])")
 LOST_RECORD = "repair: this record was damaged; the one after it names its value"
@@ -188,7 +190,8 @@ def salvage_log(name: str, data: bytes) -> SalvagedLog:
     if bad and bad[-1] + SLOT >= len(data) and is_torn(data[bad[-1] :]):
         data = data[: bad.pop()]
     corrected = 0
-    for start in () if moved else bad[:MOST_CORRECTED]:
+    likely = [start for start in bad if data.count(b"\t", start, start + SLOT) >= TABS - 1]
+    for start in () if moved else likely[:MOST_CORRECTED]:
         record = _corrected(name, data[start : start + SLOT])
         if record is not None and record.sequence not in found:
             found[record.sequence] = start, record

@@ -169,8 +169,9 @@ class Retention:
             work()
         except LockTimeout:
             pass  # later
-        except (CiuicError, OSError) as error:
-            self._say(f"Retention: nothing was pruned or collected. {error}")
+        except Exception as error:  # the snapshot is published, whatever this is
+            text = str(error) if isinstance(error, CiuicError) else f"{type(error).__name__}: {error}"
+            self._say(f"Retention: nothing was pruned or collected. {text}")
 
     def _say(self, text: str) -> None:
         if text not in self._said:

@@ -225,3 +225,19 @@ def test_what_goes_wrong_is_said_once_and_harms_no_snapshot(run: Run, caplog: An
         run.commit(10)
         run.commit(11)
     assert [record.getMessage()[:42] for record in caplog.records] == ["Retention: nothing was pruned or collected"]
+
+
+class Broken(KeepLast):
+    """A policy with a mistake in it."""
+
+    def keeps(self, line: Any) -> Any:
+        raise KeyError("loss")
+
+
+def test_a_mistake_in_a_policy_harms_no_snapshot(run: Run, caplog: Any) -> None:
+    """The same: the snapshot is there, and the log says what went wrong."""
+    run.retention = engine.Retention(run.store, [Broken(1)])
+    with caplog.at_level(logging.WARNING, "ciuic"):
+        assert run.contents(run.commit(10)) == whole(10)
+    assert len(steps(run)) == 11
+    assert "nothing was pruned or collected. KeyError: 'loss'" in caplog.text

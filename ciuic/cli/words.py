@@ -104,12 +104,14 @@ def labels_by_snapshot(repo: Repo) -> dict[str, list[str]]:
 
 def verification_text(never: int, packs: int, oldest: datetime | None, now: datetime) -> str:
     """ "Every pack has been read whole, the least recent 3 days ago", "2 of 7 packs have not been …"."""
-    when = "" if oldest is None else f", the {'others' if never else 'least recent'} {humane.age(oldest, now)}"
+    # The disk's clock may be a moment ahead of this process's.
+    age = "" if oldest is None else humane.age(min(oldest, now), now)
+    when = "" if oldest is None else f", the {'least recent of the others' if never else 'least recent'} {age}"
     if not never:
         return f"Every pack has been read whole{when}"
     if never == packs:
         return "No pack has been read whole so far" if packs > 1 else "The pack has not been read whole so far"
-    return f"{never} of {packs} packs {'has' if never == 1 else 'have'} not been read whole so far{when} or later"
+    return f"{never} of {packs} packs {'has' if never == 1 else 'have'} not been read whole so far{when}"
 
 
 def painted_labels(paint: Paint, labels: list[str]) -> str:

@@ -121,7 +121,7 @@ class Checker:
             remember(self.store, read, damaged)
         times = last_verified(self.store)
         return FsckReport(
-            problems=tuple(self.problems),
+            problems=tuple(dict.fromkeys(map(_without_advice, self.problems))),
             damaged_snapshots=tuple(self.losses),
             snapshots=len(self.reached),
             trees=len(self.trees.trees),
@@ -297,3 +297,10 @@ def _size(store: Store, name: str) -> int:
 def _oldest(times: dict[str, int], packs: dict[str, int]) -> datetime | None:
     known = [at for name, at in times.items() if name in packs]
     return datetime.fromtimestamp(min(known), timezone.utc) if known else None
+
+
+def _without_advice(problem: str) -> str:
+    """Errors say that fsck tells more; this is it."""
+    for advice in (" Run `ciuic fsck`.", " `ciuic fsck` lists what is lost."):
+        problem = problem.removesuffix(advice)
+    return problem

@@ -347,8 +347,7 @@ class _Collector:
 
     def _sweep(self, generation: int, dead: set[str]) -> None:
         store = self.store
-        temporary = store.join("tmp", "generation")
-        store.fs.write_file(store.join("generation"), f"{generation + 1}\n".encode(), temporary)
+        self._bump(generation + 1)
         dropped = [
             row[0] for name in dead for row in index_rows(store.pack(name).rows) if self._indexed_in(row[0], name)
         ]
@@ -361,6 +360,21 @@ class _Collector:
             store.fs.rename(store.join("packs", f"{name}.pack"), store.join(f"{aside}.pack"))
         for folder in ("packs", "trash", "quarantine"):
             store.fs.sync_folder(store.join(folder))
+
+    def _bump(self, generation: int) -> None:
+        """Durable on return. Where there is no room for another file, in place: one sector is written whole or not."""
+        fs, path, temporary = self.store.fs, self.store.join("generation"), self.store.join("tmp", "generation")
+        data = f"{generation}\n".encode()
+        try:
+            fs.write_file(path, data, temporary)
+        except StorageFull:
+            fs.remove_if_there(temporary)
+            descriptor = fs.open(path, write=True)
+            try:
+                fs.write_at(descriptor, data, 0, path)
+                fs.sync(descriptor, path)
+            finally:
+                fs.close(descriptor)
 
     def _indexed_in(self, id: bytes, pack: str) -> bool:
         place = self.store.index.place(id)

@@ -106,7 +106,8 @@ def test_fsck_of_a_share(change: Run, copy: Path) -> None:
     assert change("fsck").lines[1] == "No pack has been read whole so far"
     result = change("fsck", "--read-data=1B")
     assert re.fullmatch(r"No damage: .* \(\d+ % of the data read: .* of .*\)", result.lines[0])
-    assert result.lines[1].startswith(f"{count - 1} of {count} packs have not been read whole so far, the others ")
+    unread = f"{count - 1} of {count} packs have not been read whole so far"
+    assert result.lines[1].startswith(f"{unread}, the least recent of the others ")
     assert change("fsck", "--read-data", "100%").lines[0].endswith("(every byte read)")
     record = change("--json", "fsck", "--read-data=1h").record
     assert (record["ok"], record["read_data"], record["never_verified"], record["verified_packs"]) == (

@@ -20,7 +20,7 @@ from training import CHANGES, State
 
 from ciuic.capture.placed import Placed
 from ciuic.commit.pipeline import Details
-from ciuic.errors import LockTimeout, MissingObject, Pruned
+from ciuic.errors import MissingObject, Pruned
 from ciuic.objects.state_tree import Container, StateNode, Tensor
 from ciuic.restore.stored_snapshot import StoredSnapshot
 from ciuic.store.fs import FileSystem
@@ -32,7 +32,7 @@ from ciuic.writer.process import Job, Writer
 KEPT = 6
 """So many of its newest snapshots a trainer keeps whole; of those before, each third one."""
 WAIT_S = 300
-PAUSE_S = 0.02
+PAUSE_S = 0.1
 """After each thing: the crowd shall be killed more often than it works."""
 KEYS = itertools.count(1)
 """Of slots: the writer process keeps what it has under a key."""
@@ -87,7 +87,7 @@ def background_trainer(path: str, ledger: Ledger, chance: random.Random) -> None
         state = training.stepped(state, chance.randrange(99))
         job = staged(state, position if number == 1 else None)
         writer.submit(job)
-        if number % 3 == 0:
+        if number % 7 == 0:
             time.sleep(chance.uniform(0, 0.02))
             with contextlib.suppress(ProcessLookupError):  # it is a child that was not waited for: the number is its
                 if writer.pid is not None:
@@ -143,7 +143,7 @@ def reader(path: str, ledger: Ledger, chance: random.Random) -> None:
             with contextlib.suppress(OSError):  # others make it anew meanwhile
                 shutil.rmtree(handle.store.join("index"))
         ledger.write("looked")
-        time.sleep(4 * PAUSE_S)
+        time.sleep(PAUSE_S)
 
 
 def held(handle: Handle, id: str, seconds: float) -> dict[str, object]:
@@ -158,17 +158,13 @@ def held(handle: Handle, id: str, seconds: float) -> dict[str, object]:
 
 
 def gc(path: str, ledger: Ledger, chance: random.Random) -> None:
-    """Forgets what is expired, sweeps, repacks, flattens; where a reader takes too long, it gives up, as it says."""
+    """Forgets what is expired, sweeps, repacks, flattens."""
     handle = opened(path)
     while True:
         what = chance.choice(["gc --expire now", "gc --expire now", "gc", "repack", "flatten"])
-        try:
-            upkeep(handle, what)
-        except LockTimeout:
-            ledger.write("gave-up")
-        else:
-            ledger.write("swept")
-        time.sleep(2 * PAUSE_S)
+        upkeep(handle, what)
+        ledger.write("swept")
+        time.sleep(PAUSE_S)
 
 
 def upkeep(handle: Handle, what: str) -> None:

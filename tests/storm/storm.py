@@ -6,6 +6,7 @@ crowd failed, and not by being killed.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import random
@@ -18,14 +19,26 @@ import conftest  # noqa: F401  the folders of what the roles need
 from ledger import Ledger
 from roles import ROLES
 
+from ciuic.errors import LockTimeout
+
 CROWD = ("trainer", "background trainer", "reader", "reader", "gc")
 LIKELY = {"trainer": 4, "background trainer": 1, "reader": 1, "gc": 4}
 """How often each is the one: what only reads has least to lose, and a writer process takes a while to start."""
 LONGEST_S = 0.03
-THINGS = (0, 0, 0, 1, 1, 2, 3)
+THINGS = (0, 0, 1, 1, 2)
 """So many has the next one done before it is killed."""
 ALL_AT_ONCE = 12
 """Each so many-th time everybody is killed."""
+PR_SET_PDEATHSIG = 1
+
+
+def play(role: str, path: str, ledger: Ledger, chance: random.Random) -> None:
+    """On a machine that is very busy a lock may not be had in time: who is told so begins again."""
+    while True:
+        try:
+            ROLES[role](path, ledger, chance)
+        except LockTimeout:
+            ledger.write("gave-up")
 
 
 class Crowd:
@@ -35,15 +48,20 @@ class Crowd:
         self.path = os.path.join(folder, "repo")
         self.ledger = Ledger(os.path.join(folder, "ledger"))
         self.chance = random.Random(seed)
-        self.kills = 0
         self.pids: dict[int, str] = {}
+
+    @property
+    def kills(self) -> int:
+        """Those of writer processes, by their trainers, too."""
+        return self.ledger.read().counts["killed"]
 
     def start(self, role: str) -> None:
         seed = self.chance.randrange(1 << 30)
         pid = os.fork()
         if pid == 0:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # whatever becomes of this process
             try:
-                ROLES[role](self.path, self.ledger, random.Random(seed))
+                play(role, self.path, self.ledger, random.Random(seed))
             except BaseException:
                 sys.stderr.write(f"{role}:\n{traceback.format_exc()}")
                 sys.stderr.flush()
@@ -55,7 +73,6 @@ class Crowd:
         os.kill(pid, signal.SIGKILL)  # not waited for yet: the number is its own
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self.ledger.write("killed", self.pids[pid].replace(" ", "-"))
-        self.kills += 1
         role = self.pids.pop(pid)
         if status != -signal.SIGKILL:
             raise SystemExit(f"{role} ended with {status}")
@@ -81,7 +98,8 @@ class Crowd:
             rounds += 1
             pids = sorted(self.pids)
             (victim,) = self.chance.choices(pids, [LIKELY[self.pids[pid]] for pid in pids])
-            self.let_work(victim, self.chance.choice(THINGS))
+            things = self.chance.choice(THINGS)
+            self.let_work(victim, min(1, things) if self.pids[victim] == "gc" else things)
             victims = self.chance.sample(pids, len(pids)) if rounds % ALL_AT_ONCE == 0 else [victim]
             failed = self.ended()
             for role in [self.kill(pid) for pid in ([failed] if failed else victims)]:

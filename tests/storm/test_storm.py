@@ -53,16 +53,16 @@ def everything_is_there(handle: Handle, known: Reading) -> None:
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_kills(tmp_path: Path, record_property: pytest.RecordProperty, number: int) -> None:
+def test_kills(folder: Path, record_property: pytest.RecordProperty, number: int) -> None:
     """Every acknowledged commit is there and comes back bit for bit, fsck is clean, and nothing is left behind."""
-    handle = Handle.create(str(tmp_path / "repo"))
+    handle = Handle.create(str(folder / "repo"))
     kills = -(-KILLS // ROUNDS)
-    program = [sys.executable, "-W", "error", str(HERE / "storm.py"), str(tmp_path), str(kills), str(SEED + number)]
+    program = [sys.executable, "-W", "error", str(HERE / "storm.py"), str(folder), str(kills), str(SEED + number)]
     ended = subprocess.run(
         program, capture_output=True, text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    known = Ledger(str(tmp_path / "ledger")).read()
+    known = Ledger(str(folder / "ledger")).read()
     assert known.counts["killed"] >= kills
     assert all(known.counts[what] for what in ("saved", "frees", "swept", "looked"))
     while not writers_have_ended(handle):

@@ -68,11 +68,21 @@ class _Environment:
             except (lmdb.MemoryError, MemoryError):  # an address-space limit: a smaller map may fit
                 if size == MAP_SIZES[-1]:
                     raise
+        self.lock_path = os.path.join(folder, "lock.mdb")
+        self.lock = os.stat(self.lock_path)
         self.lmdb.reader_check()
+
+    def lock_was_cut(self) -> bool:
+        """Whether the lock file, which is mapped, has become shorter: using it, and closing it, would end in SIGBUS."""
+        try:
+            now = os.stat(self.lock_path)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (self.lock.st_dev, self.lock.st_ino) and now.st_size < self.lock.st_size
 
 
 _environments: weakref.WeakValueDictionary[tuple[int, int], _Environment] = weakref.WeakValueDictionary()
-_left_to_parent: list[_Environment] = []  # never closed in a forked child
+_left_to_parent: list[_Environment] = []  # never closed: in a forked child, or with a lock file that was cut
 
 
 def _forget_after_fork() -> None:
@@ -123,6 +133,7 @@ class Index:
         try:
             status = os.stat(self.data_path)
             if self._stamp(status, generation) != self.fs.read_file(self.stamp_path, 4096):
+                _left_to_parent.extend(each for each in _environments.values() if each.lock_was_cut())
                 return False
             self._attach(status)
         except (OSError, CiuicError, lmdb.Error):
@@ -142,8 +153,10 @@ class Index:
         self._environment = environment
 
     def _stamp(self, status: os.stat_result, generation: int) -> bytes:
+        lock = os.stat(os.path.join(self.folder, "lock.mdb"))
         facts = (
-            os.stat(os.path.join(self.folder, "lock.mdb")).st_ino,  # who has another one does not see our readers
+            lock.st_ino,  # who has another one does not see our readers
+            lock.st_size,  # it is mapped, too: reading one that was cut would kill the process
             status.st_ino,
             status.st_size,
             status.st_mtime_ns,

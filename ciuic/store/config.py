@@ -62,6 +62,8 @@ def read_config(fs: FileSystem, path: str) -> Config:
         values = tomllib.loads(fs.read_file(path, 1 << 20).decode("utf-8"))
     except FileNotFoundError:
         return Config()
+    except IsADirectoryError:
+        raise InvalidConfig(f"{path}: a folder stands where the settings belong. Move it away.") from None
     except (ValueError, RecursionError) as error:  # ValueError: a number with thousands of digits, too
         raise InvalidConfig(f"{path}: {error}. Correct it, or delete it for the defaults.") from error
     for name, value in values.items():

@@ -13,7 +13,7 @@ import pytest
 from crowd import ACTIONS, Action, World, gc, meet, restore, train, train_beside
 from schedule import Clock, interrupted, seeded
 
-RUNS = int(os.environ.get("CIUIC_INTERLEAVINGS", 100))
+RUNS = int(os.environ.get("CIUIC_INTERLEAVINGS", 40))
 FIRST = int(os.environ.get("CIUIC_SEED", 0))
 """``CIUIC_SEED=N CIUIC_INTERLEAVINGS=1`` plays one seed again."""
 
@@ -38,8 +38,8 @@ def test_seeded(world: World, tmp_path: Path, clock: Clock) -> None:
 def test_interrupted_once(world: World, tmp_path: Path, clock: Clock, first: Action) -> None:
     """Whatever is done by one happens whole between two file effects of another: everywhere, or at some places."""
     places = max(1, RUNS // 50)
+    alone = meet(world.copy(tmp_path / "repo"), seeded(0), clock, first)[1][0].steps
     for number, second in enumerate(ACTIONS):
-        alone = meet(world.copy(tmp_path / "repo"), seeded(0), clock, first)[1][0].steps
         stride = max(1, alone // places)
         for at in range((number * 7 + FIRST) % stride, alone, stride):
             try:

@@ -86,7 +86,7 @@ class SnapshotManager:
         self._failed_step: int | None = None
         self._missed = False  # a snapshot was due and skipped, or its copy was torn
         self._error: CiuicError | None = None
-        self._underway = False  # a snapshot has been restored or saved
+        self._underway = False  # a snapshot has been restored or saved, or a batch was given
         self._resume: tuple[str | None, Snapshot | None] | None = None  # HEAD, and where to resume then
         self._step_seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._last: tuple[int, float] | None = None  # the newest boundary, or the end of the snapshot taken at it
@@ -192,8 +192,8 @@ class SnapshotManager:
     def resume(self) -> int:
         """Bring what is tracked, and the random generators, to the newest intact snapshot; the number of the next step.
 
-        0 without a snapshot. Does so once: a run that has restored or saved one goes on from there. The log says what
-        is tracked and not in the snapshot, or the reverse.
+        0 without a snapshot. Does so once: a run that has restored or saved one, or was given a batch, goes on from
+        there. The log says what is tracked and not in the snapshot, or the reverse.
         """
         if not self._underway:
             latest = self.get_latest_snapshot()
@@ -257,7 +257,7 @@ class SnapshotManager:
         epoch = drawn = None
         try:
             for drawn, batch in loop:
-                epoch, loops.drawn, self._next_step = loop.epoch, drawn, drawn + 1
+                epoch, loops.drawn, self._next_step, self._underway = loop.epoch, drawn, drawn + 1, True
                 yield drawn, batch
         finally:
             loops.leave(loop)

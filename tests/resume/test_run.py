@@ -225,6 +225,35 @@ def test_loops_one_after_the_other(manager, caplog):
     assert said(caplog, "Nothing to do: the run stands at step 5, in a later loop.")
 
 
+def test_loops_of_a_run_without_triggers(manager, caplog):
+    """The end of a first loop was taken for a snapshot to resume from, and the second loop for the first one again:
+    every other epoch was passed over."""
+    run = manager()
+    linear(run)
+    seen = []
+    for _ in range(3):
+        for step, _ in run.batches(range(2)):
+            seen.append(step)
+            run.step()
+    assert seen == list(range(6))
+    assert said(caplog, "Nothing to do") == []
+
+
+def test_a_run_under_way_does_not_resume_from_another_one(manager):
+    """Without a snapshot of its own, too: what somebody else has saved meanwhile is not what comes before its batch."""
+    first = manager()
+    model = linear(first)
+    next(first.batches(range(6)))
+    second = manager(interval=1)
+    linear(second)
+    for _ in second.batches(range(6)):
+        second.step()
+    second.close()
+    before = model.weight.detach().clone()
+    assert next(first.batches(range(6), max_steps=9)) == (1, 0)
+    assert torch.equal(model.weight, before)
+
+
 def test_a_restore_between_loops_goes_back_in_the_data_too(manager):
     """The batches after an older snapshot are those that followed it."""
     run = manager(interval=1)

@@ -18,6 +18,7 @@ from ciuic.store.gc import GcReport, Plan, collect
 from ciuic.store.store import Store
 
 LOCK_TIMEOUT_S = 30.0
+NAMED_MEANWHILE = "a branch, a tag or HEAD by now"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ def review(store: Store, policies: Sequence[AnyPolicy], *, dry_run: bool) -> Rev
     choice = choose(history, policies, 0 if used is None else used.kept_bytes - used.resting_bytes)
     report = _collected(store, reader, choice)
     if not dry_run:
-        record_prunes(store, choice.pruned, LOCK_TIMEOUT_S)
+        going = record_prunes(store, choice.pruned, LOCK_TIMEOUT_S)
+        spared = {id: (NAMED_MEANWHILE,) for id in choice.pruned if id not in going}
+        choice = replace(choice, pruned=going, kept={**choice.kept, **spared})
     order = sorted(history.whole(), key=lambda id: (history.snapshots[id].timestamp, id), reverse=True)
     return Review(
         dry_run,

@@ -13,7 +13,9 @@ import pytest
 from runs import Run, whole
 
 from ciuic.errors import Pruned
+from ciuic.repo import Repo
 from ciuic.retention import engine
+from ciuic.retention import review as review_module
 from ciuic.retention.applying import FEW, record_prunes
 from ciuic.retention.policies import KeepLast
 from ciuic.retention.reading import Reader
@@ -55,6 +57,34 @@ def test_many_prunes_are_one_write(run: Run) -> None:
     prunes = Store(run.path).refs.prunes()
     assert prunes == run.store.refs.prunes()
     assert [len(prunes[each.id]) for each in snapshots[: 4 + FEW]] == [1, 1, 1] + [2] * (FEW + 1)
+
+
+@pytest.mark.parametrize("number", [FEW, 2 * FEW])
+def test_what_is_named_meanwhile_is_spared(run: Run, number: int) -> None:
+    """Between the choice and its records somebody tags a snapshot, goes to one, or makes a branch there: what had been
+    chosen was given up all the same, a tag that had just been acknowledged among it."""
+    ids = [each.id for each in run.ids[:number]]  # type: ignore[attr-defined]
+    repo = Repo(run.path)
+    repo.tag("kept", ids[-1])
+    repo.branch("from-here", ids[-2])
+    repo.switch(ids[-3])
+    going = record_prunes(run.store, dict.fromkeys(ids, ALL), 1.0)
+    assert set(going) == set(run.store.refs.prunes()) == set(ids[:-3])
+
+
+def test_a_review_says_what_was_spared(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its time, and what it tells is what it has done."""
+    third = run.ids[3]  # type: ignore[attr-defined]
+    looked = review_module._collected
+
+    def tagged_meanwhile(*arguments: Any) -> Any:
+        run.tag("late", third)
+        return looked(*arguments)
+
+    monkeypatch.setattr(review_module, "_collected", tagged_meanwhile)
+    report = review(run.store, [KeepLast(2)], dry_run=False)
+    assert [each.step for each, _ in report.kept] == [9, 8, 3] and third.id not in run.store.refs.prunes()
+    assert [each.step for each, _ in report.pruned] == [7, 6, 5, 4, 2, 1, 0]
 
 
 def test_collected_snapshots_are_noted_in_one_write(tmp_path: Path) -> None:

@@ -122,11 +122,13 @@ class SnapshotManager:
         if error is None:
             self.close()
             return
-        self._watch.end_with(error)
         try:
-            self.close()
-        except CiuicError as failure:
-            logger.error("The end of a run that ended with %s: %s", type(error).__name__, failure)
+            self._watch.end_with(error)
+        finally:
+            try:
+                self.close()
+            except CiuicError as failure:
+                logger.error("The end of a run that ended with %s: %s", type(error).__name__, failure)
 
     def _past_metrics(self) -> Iterator[Mapping[str, float]]:
         """Of the snapshots that the run comes from, newest first."""
@@ -422,9 +424,10 @@ class SnapshotManager:
 
     def close(self) -> None:
         """Wait for every snapshot, end the writer process, and put signal handlers and hooks back. Raises like
-        ``save``. After a second Ctrl-C nothing is waited for: the writer finishes by itself."""
+        ``save``. After a second Ctrl-C, or one while it waits, nothing is waited for: the writer finishes by itself."""
         self._supervised.closed()
         try:
+            self._watch.ending()
             self.repo.close(timeout=0 if self._watch.engine.in_haste else None)
         finally:
             self._watch.close()

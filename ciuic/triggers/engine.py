@@ -82,6 +82,7 @@ class Trigger(Protocol):
     that has this method makes each boundary set its small state aside.
     ``leaving() -> Leaving | None``: whether the run was asked to end; asked after ``at_step``.
     ``leave()``: end the run now, as it was asked to. It may return, when whoever else is asked does not end it.
+    ``ending()``: no boundary comes any more; the run is being closed, or has raised.
     ``in_haste() -> bool``: the run ends without waiting for anything.
     ``close()``: the run is over.
 
@@ -141,6 +142,11 @@ class Engine:
             return ()
         reasons = [self._ask(trigger, "at_exception", error) for trigger in tuple(self.triggers)]
         return tuple(dict.fromkeys(reason for reason in reasons if isinstance(reason, str)))
+
+    def ending(self) -> None:
+        """No boundary comes any more. What is left to do may take its time."""
+        for trigger in tuple(self.triggers):
+            self._ask(trigger, "ending")
 
     @property
     def in_haste(self) -> bool:

@@ -34,7 +34,8 @@ class Signals:
     ``leave``: after the snapshot is durable, ``grace_s`` seconds after the signal at the latest, the run ends as the
     signal asked: by whatever handled it before (SIGINT raises KeyboardInterrupt), or else by the system's default, so
     that the exit status is the signal's. When no step ends within that time, it ends there all the same, with the
-    newest staged snapshot. A second SIGINT ends the run at once, without waiting for anything.
+    newest staged snapshot. A second SIGINT, or one while the run is ending, ends it at once, without waiting for
+    anything.
     ``go_on``: training goes on after the snapshot; a handler that was there before is called, too.
 
     Works from the main thread alone, where Python has its signals. A signal that is being ignored stays ignored, and
@@ -63,11 +64,13 @@ class Signals:
         self._at_boundary = False  # where it is on its way out
         self._interrupts = 0
         self._haste = False
+        self._ending = False
         self._taken: deque[PendingSnapshot] = deque(maxlen=REMEMBERED)
 
     # The training thread's side
 
     def start(self, _run: Run) -> None:
+        self._ending = False
         if threading.current_thread() is not threading.main_thread():
             logger.warning("Signals are not heard: the run has begun in another thread than the main one.")
             return
@@ -102,6 +105,9 @@ class Signals:
         if self._leaving is not None:
             number, _ = self._leaving
             self._hand_on(number, None)
+
+    def ending(self) -> None:
+        self._ending = True
 
     def in_haste(self) -> bool:
         return self._haste
@@ -144,7 +150,7 @@ class Signals:
             self._hand_on(number, frame)
         else:
             self._interrupts += number == signal.SIGINT
-            if self._interrupts > 1:
+            if self._interrupts > 1 or (self._ending and number == signal.SIGINT):  # no boundary comes
                 self._haste = True
                 self._hand_on(number, frame)
             elif self._leaving is None:

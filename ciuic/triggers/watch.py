@@ -77,12 +77,19 @@ class Watch:
     def end_with(self, error: BaseException) -> None:
         """The run ends with this exception: save the boundary before it if a trigger wants it. Raises no ``Exception``
         of its own."""
-        reasons = self.engine.at_exception(error)
-        if reasons:
-            self._boundary.save("; ".join(reasons))
-        if self.engine.in_haste:
-            with contextlib.suppress(CiuicError):
-                self._abandon()
+        self.engine.ending()
+        try:
+            reasons = self.engine.at_exception(error)
+            if reasons:
+                self._boundary.save("; ".join(reasons))
+        finally:  # Ctrl-C may come in between
+            if self.engine.in_haste:
+                with contextlib.suppress(CiuicError):
+                    self._abandon()
+
+    def ending(self) -> None:
+        """No boundary comes any more; ``close`` follows."""
+        self.engine.ending()
 
     def close(self) -> None:
         """The run is over: hooks and handlers are put back, threads end."""

@@ -106,6 +106,24 @@ def test_a_second_ctrl_c_leaves_at_once(training, path):
     assert log_of(path) == []
 
 
+def test_ctrl_c_while_the_run_is_ending_leaves_at_once(training, path):
+    """It waited for a boundary that never came, until the grace time was over."""
+
+    class Impatient:
+        def at_step(self, _moment):
+            return None
+
+        def at_exception(self, _error):
+            send(signal.SIGINT)
+
+    run = training(Signals(), Impatient(), OnException())
+    with pytest.raises(KeyboardInterrupt), run.sm:
+        run.step()
+        raise ValueError
+    assert log_of(path) == [] and run.sm._watch.engine.in_haste
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it was closed all the same
+
+
 def test_a_signal_and_another_trigger_are_one_snapshot(training, before, path):
     """With both reasons in its message."""
     run = training(Signals(), EverySteps(1))

@@ -261,6 +261,7 @@ class SnapshotManager:
             for drawn, batch in loop:
                 epoch, loops.drawn, self._next_step, self._underway = loop.epoch, drawn, drawn + 1, True
                 yield drawn, batch
+                loops.check_current(loop)
         finally:
             loops.leave(loop)
         if drawn is None:

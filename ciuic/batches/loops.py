@@ -8,6 +8,7 @@ from typing import Any
 
 from ciuic.batches.loop import Loop
 from ciuic.batches.position import Position, stored_position
+from ciuic.errors import PositionError
 from ciuic.objects.state_tree import StateNode
 
 logger = logging.getLogger("ciuic")
@@ -56,6 +57,14 @@ class Loops:
         """The loop is over, unless another one has begun meanwhile: an exception keeps the one that it left alive."""
         if loop is self._loop:
             self.running, self.drawn = False, None
+
+    def check_current(self, loop: Loop) -> None:
+        """PositionError when another loop has begun inside of this one: there is one position in the data."""
+        if loop is not self._loop:
+            raise PositionError(
+                "Another loop over `batches` has begun before this one had ended, and a run has one position in its "
+                "data. Go through what is not trained on without `batches`: `for batch in loader`."
+            )
 
     @property
     def epoch(self) -> int | None:

@@ -99,8 +99,13 @@ def run_command(
     where = os.path.abspath(repository) if repository else _repository(session)
 
     def say(text: str) -> None:
-        sys.stderr.write(f"ciuic: {printable(text)}\n")
-        sys.stderr.flush()
+        try:
+            sys.stderr.write(f"ciuic: {printable(text)}\n")
+            sys.stderr.flush()
+        except OSError:  # whoever read it has gone; the run goes on
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 2)
+            os.close(nothing)
 
     policy = Policy(max_restarts, backoff, backoff_limit)
     click.get_current_context().exit(Supervisor(where, start, policy, say).run())

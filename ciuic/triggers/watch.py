@@ -45,7 +45,7 @@ class Watch:
         """The run begins, if it has not: the triggers start."""
         if self._hook is None and self._owner == os.getpid():
             self._hook = _ExceptHook(weakref.WeakMethod(self.end_with))
-            self._closing = weakref.finalize(self, _close, self.engine, self._hook, self._owner)
+            self._closing = weakref.finalize(self, _close, self.engine, self._hook, self._boundary, self._owner)
             self.engine.start(self._run)
 
     def at_step(self, moment: Moment) -> Decision:
@@ -123,8 +123,9 @@ class _ExceptHook:
             sys.excepthook = self._previous
 
 
-def _close(engine: Engine, hook: _ExceptHook, owner: int) -> None:
+def _close(engine: Engine, hook: _ExceptHook, boundary: LastBoundary, owner: int) -> None:
     """By the one who began it, and not by a child that was forked meanwhile."""
     hook.close()
+    boundary.close()
     if owner == os.getpid():
         engine.close()

@@ -14,6 +14,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from training import LOADERS, WORKERS
 
 import ciuic
+from ciuic.errors import PositionError
 from ciuic.snapshot import SnapshotManager
 from ciuic.store.pack_format import RECORD_LENGTH
 
@@ -195,6 +196,18 @@ def test_a_loop_that_an_exception_left(manager):
     left.close()
     assert run.step().step == 1 and next(now) == (2, 1)
     assert run.step().step == 2
+
+
+def test_a_loop_inside_of_another_one(manager):
+    """For validation, for example: the outer one went on with wrong numbers, and resumed somewhere else."""
+    run = manager(interval=1)
+    linear(run)
+    outer = run.batches(range(6), max_steps=9)
+    assert next(outer) == (0, 0)
+    for _ in run.batches(range(2)):
+        run.step()
+    with pytest.raises(PositionError, match="for batch in loader"):
+        next(outer)
 
 
 def test_loops_one_after_the_other(manager, caplog):

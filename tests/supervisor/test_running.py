@@ -44,6 +44,17 @@ def test_commands_that_are_none(desk):
     assert [len(desk.newest_run()["attempts"])] == [1]
 
 
+def test_nobody_reads_what_the_supervisor_says(desk):
+    """The terminal is gone, or `| tee log` has died: the supervisor died of its own next word, and the run with it."""
+    ears, mouth = os.pipe()
+    os.close(ears)
+    script = "import os\nif not os.path.exists('again'):\n    open('again', 'w').close()\n    raise SystemExit(5)\n"
+    with os.fdopen(mouth, "wb") as errors, desk.start(desk.script(script), stderr=errors) as supervisor:
+        supervisor.communicate()
+    assert supervisor.returncode == 0
+    assert [attempt["exit_code"] for attempt in desk.newest_run()["attempts"]] == [5, 0]
+
+
 def test_it_gives_up_without_progress(desk):
     """A training that gets somewhere else each time and never publishes a snapshot."""
     counting = "n = len(os.listdir('.'))\nopen(str(n), 'w').close()\nline.at_step(n)\nraise SystemExit(5)\n"

@@ -1,13 +1,16 @@
 """The run ends with an exception: the boundary before it is saved as if the snapshot had been taken there."""
 
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 
 import ciuic
+from ciuic.capture import fence
 from ciuic.snapshot import SnapshotManager
 from ciuic.triggers import EverySteps, OnException, OutOfMemory
 
@@ -223,6 +226,23 @@ def test_what_cannot_be_set_aside_is_said_once(training, path, caplog):
             run.sm.step()
         raise Stopped
     assert log_of(path) == [] and caplog.text.count("could not be set aside") == 1
+
+
+def test_a_forgotten_run_keeps_nothing_alive(path):
+    """Without ``close``, in a notebook for example: its model stayed in memory for as long as the process lived."""
+
+    def begin():
+        model = torch.nn.Linear(2, 2)
+        sm = SnapshotManager(path, triggers=[OnException()])
+        sm.track(model=model)
+        sm.step()
+        assert len(fence._watchers) == before + 1
+        return weakref.ref(model)
+
+    before = len(fence._watchers)
+    model = begin()
+    gc.collect()
+    assert len(fence._watchers) == before and model() is None
 
 
 def test_without_the_trigger_nothing_is_set_aside_and_nothing_hooked(training, path):

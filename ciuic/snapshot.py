@@ -69,6 +69,8 @@ class SnapshotManager:
         self._supervised = Supervised()  # `ciuic run` and `ciuic verify-resume` ask for things, and are told each step
         intervals = (auto_save_interval, self._supervised.every)
         self._routine = [EverySteps(interval) for interval in intervals if interval is not None]
+        if self._supervised.repository:
+            options["retention"] = ()  # whoever asks for another repository compares all that is in it
         self.repo = Repo.open(self._supervised.repository or snapshot_dir, create=True, **options)
         past_metrics = weakref.WeakMethod(self._past_metrics)  # a run that is forgotten is closed
         run = Run(self.repo.path, lambda: method() if (method := past_metrics()) else ())

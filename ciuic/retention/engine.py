@@ -99,8 +99,8 @@ class Retention:
         if self._garbage > SHARE * max(staying, 0):
             self._collect()
 
-    def _collect(self, *, urgent: bool = False) -> None:
-        """One collection, unless it gives way. Whatever comes of it, the next one waits its turn."""
+    def _collect(self, *, urgent: bool = False) -> bool:
+        """One collection; False when it gave way. Whatever comes of it, the next one waits its turn."""
         began = time.monotonic()
 
         def between() -> None:
@@ -113,8 +113,10 @@ class Retention:
             collect(self.store, plan=Plan(LOCK_TIMEOUT_S, between, self._reader.snapshots, SHARE))
             self._garbage = self._yields = 0
             self.collections += 1
+            return True
         except (_Yield, LockTimeout):
             self._yields += 1
+            return False
         finally:
             now = time.monotonic()
             self._next_collection = now + (now - began) * (1 / DUTY - 1)
@@ -134,7 +136,8 @@ class Retention:
             self._forecast.learn(self._look(parent)[0])
         if self._missing(self._forecast.most(raw_bytes)) <= 0 and not full:
             return
-        self._collect(urgent=True)
+        if not self._collect(urgent=True):
+            return  # a reader is in the way: what is garbage already may be enough
         need = self._forecast.most(raw_bytes) if full else self._forecast.likely(raw_bytes)
         for _ in range(ROUNDS):
             missing = self._missing(need)
@@ -145,7 +148,8 @@ class Retention:
         return need - self.store.fs.free_bytes(self.store.path)
 
     def _give_up(self, missing: int, parent: str | None) -> bool:
-        """Prune and collect beyond the policies; False when there is nothing left that may go."""
+        """Prune and collect beyond the policies; False when nothing is left that may go, or it could not be collected:
+        then nobody knows whether more has to go."""
         history, _ = self._look(parent)
         going = dict.fromkeys(victims(history, choose(history, self.policies).kept, missing), ALL)
         if not going:
@@ -158,8 +162,7 @@ class Retention:
             steps,
         )
         record_prunes(self.store, going, LOCK_TIMEOUT_S)
-        self._collect(urgent=True)
-        return True
+        return self._collect(urgent=True)
 
     # What goes wrong
 

@@ -231,6 +231,24 @@ def test_room_is_made_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytes
     assert "The disk is nearly full" in caplog.text and "Free some space, or keep less" in caplog.text
 
 
+def test_a_full_disk_and_a_reader_in_the_way_give_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could be freed, so each round gave up as much again, until hardly a snapshot was left."""
+    monkeypatch.setattr("ciuic.retention.forecast.MARGIN_BYTES", 100_000)
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT_S", 0.01)
+    disk = SmallDisk(tmp_path / "repo", 10_000_000)
+    run = Run(tmp_path / "repo", [], disk, nbytes=30_000)
+    for step in range(10):
+        tip = run.commit(step)
+    disk.capacity = disk.capacity - disk.free_bytes(run.path) + 150_000
+    run.retention = engine.Retention(run.store, [KeepLast(1000)])
+    with Store(run.path).shared():
+        for _ in range(3):
+            run.retention.make_room(60_000, tip.id, full=True)
+    assert steps(run) == [*range(10)]
+    run.retention.make_room(60_000, tip.id, full=True)
+    assert steps(run) != [*range(10)] and steps(run)[-1] == 9
+
+
 def test_without_policies_nothing_is_ever_given_up(tmp_path: Path) -> None:
     """A full disk is then for a person."""
     import ciuic

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from ciuic.snapshot import SnapshotManager
 from ciuic.supervised import EVERY, HEARTBEAT, INTERRUPT, PAGE, REPOSITORY, Supervised, blank, read
 
 
@@ -58,6 +59,16 @@ def test_what_is_asked_for():
     assert (asked.repository, asked.every) == ("/elsewhere", 3)
     nothing = Supervised({})
     assert (nothing.repository, nothing.every) == (None, None)
+
+
+def test_nothing_is_pruned_of_what_is_compared(tmp_path, monkeypatch):
+    """`ciuic verify-resume` ended with the error ``Pruned`` where a script with retention differed from itself."""
+    monkeypatch.setenv(REPOSITORY, str(tmp_path / "compared"))
+    run = SnapshotManager(tmp_path / "own", retention=["keep-last=1"])
+    for step in range(3):
+        run.save(step, extra={"step": step}, rng=False, force=True, wait=True)
+    run.close()
+    assert run.repo.path == str(tmp_path / "compared") and run.repo.prunes() == {}
 
 
 def test_an_interruption_comes_at_its_step():

@@ -712,7 +712,9 @@ class Repo:
 
         given = policies_in(self._store.config.retention) if policies is None else policies_of(policies)
         if not given:
-            raise ValueError("There is no policy. Give one, keep-last=20, or write it into config.toml, [retention].")
+            raise ValueError(
+                "There is no policy. Give one, such as keep-last=20, or write it below [retention] in config.toml."
+            )
         return review(self._store, given, dry_run=dry_run)
 
     def prunes(self) -> dict[str, frozenset[str]]:

@@ -9,6 +9,7 @@ from ciuic.errors import NotARepository
 
 VARIABLE = "CIUIC_REPO"
 HIDDEN = ".ciuic"
+USUAL = "snapshots"  # what the guides give to SnapshotManager
 
 
 def find_repository(named: str | None, environment: Mapping[str, str]) -> str:
@@ -47,6 +48,7 @@ def _folders_upwards(folder: str) -> Iterator[str]:
     while True:
         yield folder
         yield os.path.join(folder, HIDDEN)
+        yield os.path.join(folder, USUAL)
         parent = os.path.dirname(folder)
         if parent == folder:
             return

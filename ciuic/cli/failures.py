@@ -74,6 +74,9 @@ def _details(error: BaseException) -> dict[str, Any]:
 
 
 def _sentence(message: str) -> str:
+    """As a sentence of ours: click lists choices below each other, and calls a whole number a valid integer range."""
+    message = message.replace(":\n\t", ": ").replace(",\n\t", ", ")
+    message = message.replace("is not a valid integer range", "is not a whole number")
     return message if message.endswith((".", "?", "!")) else message + "."
 
 

@@ -188,7 +188,7 @@ def _facts(session: Session, snapshot: Snapshot, pruned: frozenset[str], unchang
         ),
         ("stored", _wrapped(storage_text(snapshot.storage))),
         ("cost", _wrapped(cost_text(snapshot.cost))),
-        ("pruned", pruned_text(pruned)),
+        ("pruned", "all of it" if "*" in pruned else printable(", ".join(sorted(pruned)))),
         ("written by", printable(", ".join(f"{name} {version}" for name, version in snapshot.versions.items()))),
     ]
     return [(name, value) for name, value in facts if value]

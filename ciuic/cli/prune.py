@@ -40,9 +40,10 @@ def prune_command(
 ) -> None:
     """Give up, for good, the state of the snapshots that the retention policies let go. The next gc frees its space.
 
-    With REV: of that snapshot, or one component of it. A pruned snapshot keeps its place in the log, with step, metrics
-    and configuration. A snapshot stays if any policy keeps it; tags, the tips of branches, HEAD and the newest intact
-    snapshot of each branch always stay. Ages are judged against the newest snapshot, not now.
+    A pruned snapshot keeps its place in the log, with step, metrics and configuration. A snapshot stays if any policy
+    keeps it; tags, the tips of branches, HEAD and the newest intact snapshot of each branch always stay. Ages are
+    judged against the newest snapshot, not now. With REV: of that snapshot, or one component of it, whatever points
+    to it, and without asking.
     """
     if revision is not None and (policies or dry_run):
         raise click.UsageError("REV names one snapshot, and --policy and --dry-run are for many: give one of the two.")
@@ -95,9 +96,9 @@ def _lines(session: Session, report: Review) -> Iterator[str]:
     parts += [f"components of {len(rows) - whole}"] if len(rows) > whole else []
     title = f"{verb} {', and '.join(parts)}" if rows else "There is nothing to prune"
     yield from _listed(session, title, rows)
-    stay = "Would stay" if report.dry_run else "Kept"
+    stay = "Would keep" if report.dry_run else "Kept"
     kept = [(each, ", ".join(map(printable, why))) for each, why in report.kept]
-    yield from _listed(session, f"{stay}: {humane.count(len(kept), 'snapshot')}", kept)
+    yield from _listed(session, f"{stay} {humane.count(len(kept), 'snapshot')}", kept)
     size, left = humane.size(report.freed_bytes), humane.size(report.kept_bytes)
     if report.dry_run:
         yield f"`ciuic gc` would free at least {size} then, and leave at most {left}"

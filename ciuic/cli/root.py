@@ -121,7 +121,7 @@ def root(
     """Git for training state: look at, compare, branch, roll back and clean up the snapshots of a run.
 
     The repository is --repo, or else the one that -C, CIUIC_REPO or the current folder leads to: that folder,
-    its .ciuic, or the same of a parent.
+    its .ciuic or snapshots, or the same of a parent.
     """
     ctx.obj = Session(directory, repository, as_json, color, quiet, verbose)
 
@@ -144,6 +144,9 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as asked:  # a group alone, `ciuic bisect`, is a question as `ciuic` is
+        click.echo(asked.format_message())
+        code = 0
     except (Exception, KeyboardInterrupt) as error:
         code = failures.report(error, session, as_json="--json" in arguments)
     finally:

@@ -12,7 +12,7 @@ import click
 
 from ciuic.cli import humane
 from ciuic.cli.columns import Column, aligned
-from ciuic.cli.discovery import VARIABLE, find_repository, is_repository
+from ciuic.cli.discovery import USUAL, is_repository
 from ciuic.cli.durations import SECONDS
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
@@ -21,7 +21,6 @@ from ciuic.errors import NotARepository
 if TYPE_CHECKING:
     from ciuic.supervisor.runs import Attempt, Run
 
-USUAL = "snapshots"
 PATIENT_S = 1200.0
 TAIL = 20
 COLORS = {"done": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
@@ -74,8 +73,8 @@ def run_command(
     It is not started again after exit code 0, after SIGTERM, SIGINT or SIGHUP (which are passed on), or when it fails
     three times in the same way before its first step. Ends with the exit code of the command, 128 + a signal.
 
-    The repository is --repo, or else CIUIC_REPO, or snapshots in the current folder, or what the current folder leads
-    to; without any, snapshots is made. What is said, and how each attempt ended, is kept there: see `ciuic runs`.
+    The repository is --repo, or else the one that every command finds; without any, snapshots is made in the current
+    folder. What is said, and how each attempt ended, is kept there: see `ciuic runs`.
     """
     from ciuic.supervisor.attempt import Start
     from ciuic.supervisor.policy import Policy
@@ -113,16 +112,10 @@ def run_command(
 
 def _repository(session: Session) -> str:
     """Where a run's history goes: the repository that its script is most likely to use."""
-    named = session.repository or (os.environ.get(VARIABLE) if session.directory is None else None)
-    usual = os.path.abspath(USUAL)
-    if named:
-        return os.path.abspath(named)
-    if is_repository(usual):
-        return usual
     try:
-        return find_repository(None, {})
+        return session.repository_path()
     except NotARepository:
-        return usual
+        return os.path.abspath(USUAL)
 
 
 @click.command("runs", cls=Command)

@@ -88,8 +88,9 @@ def series(snapshots: Sequence[Snapshot], metric: str) -> Series:
     values = tuple(snapshot.metrics.get(name) for snapshot in snapshots)
     if all(value is None for value in values):
         known = sorted({each for snapshot in snapshots for each in snapshot.metrics})
-        there = ", ".join(map(printable, known)) or "none"
-        raise click.UsageError(f"No snapshot listed has the metric {name!r}; there are {there}.")
+        from ciuic.history.revisions import there
+
+        raise click.UsageError(f"No snapshot listed has the metric {name!r}; {there([*map(printable, known)])}.")
     finite = [(value, -place) for place, value in enumerate(values) if value is not None and math.isfinite(value)]
     if not finite:
         return Series(name, values, 0.0, 0.0, None, None)

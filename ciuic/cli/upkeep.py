@@ -46,7 +46,8 @@ def _gc_lines(session: Session, report: GcReport) -> Iterator[str]:
     yield session.paint(f"{would} {humane.size(max(report.freed_bytes, 0))}", "bold") + (
         f": {details}" if details else ""
     )
-    yield f"Kept {humane.size(report.kept_bytes)} for {humane.count(report.snapshots, 'snapshot')}"
+    kept = "Would keep" if report.dry_run else "Kept"
+    yield f"{kept} {humane.size(report.kept_bytes)} for {humane.count(report.snapshots, 'snapshot')}"
     if report.snapshots:
         yield f"  {report.held_by_refs} behind branches, tags and HEAD"
     if report.held_by_reflog:

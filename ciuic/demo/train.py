@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ciuic.snapshot import SnapshotManager  # (1)
+from ciuic.snapshot import SnapshotManager
 
 CONTEXT = 64
 BATCH = 8
@@ -92,13 +92,13 @@ def main() -> None:
     text = read_text()
     model = Transformer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate)
-    start_step = 0
 
-    snapshots = SnapshotManager(snapshot_dir=options.snapshots, auto_save_interval=options.every)  # (2)
-    if snapshots.has_snapshots():
-        snapshot = snapshots.restore(snapshots.get_latest_snapshot(), model=model, optimizer=optimizer)
-        print(f"resuming from {snapshot}", flush=True)
-        start_step = snapshot.step + 1
+    snapshots = SnapshotManager(snapshot_dir=options.snapshots, auto_save_interval=options.every)
+    config = {"learning_rate": options.learning_rate, "batch": BATCH, "context": CONTEXT}
+    snapshots.track(model=model, optimizer=optimizer, config=config)  # (1)
+    start_step = snapshots.resume()  # (2)
+    if start_step:
+        print(f"resuming after step {start_step - 1}", flush=True)
 
     for group in optimizer.param_groups:  # what the command line says wins over what was restored
         group["lr"] = options.learning_rate
@@ -109,13 +109,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         print(f"step {step:4d}  loss {loss.item():#.9g}", flush=True)  # nine digits identify a float32
-        snapshots.save(  # (3)
-            step=step,
-            model=model,
-            optimizer=optimizer,
-            metrics={"loss": loss.item()},
-            config={"learning_rate": options.learning_rate, "batch": BATCH, "context": CONTEXT},
-        )
+        snapshots.step(loss=loss)  # (3)
 
     torch.save(model.state_dict(), "weights.pt")
 

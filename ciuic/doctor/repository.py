@@ -41,7 +41,8 @@ def _packs(store: Store) -> Finding:
         )
     if count > MANY_PACKS:
         return note("packs", "{packs} packs, which makes opening slow", "`ciuic gc` merges small ones.", packs=count)
-    return ok("packs", "{packs} packs, and what each of them lists can be read", packs=count)
+    word = "pack" if count == 1 else "packs"
+    return ok("packs", f"{{packs}} {word}, and what each of them lists can be read", packs=count)
 
 
 def _opens(store: Store, name: str) -> bool:
@@ -58,7 +59,8 @@ def _logs(store: Store) -> Finding:
     except CiuicError as error:
         advice = "gc does not run. `ciuic repair` says what can be saved, and how."
         return problem("logs", "{reason}", advice, reason=str(error).split(". ")[0])
-    return ok("logs", "{records} records, all sound", records=sum(map(len, logs.values())))
+    count = sum(map(len, logs.values()))
+    return ok("logs", f"{{records}} {'record' if count == 1 else 'records'}, all sound", records=count)
 
 
 def _index(store: Store) -> Finding:
@@ -81,7 +83,8 @@ def _verification(store: Store) -> Finding:
     if times:
         facts["oldest_time"] = oldest = datetime.fromtimestamp(min(times.values()), timezone.utc)  # type: ignore[assignment]
     if never:
-        return note("verified", "{never} of {packs} packs have not been read whole so far", advice, **facts)
+        has = "has" if never == 1 else "have"
+        return note("verified", f"{{never}} of {{packs}} packs {has} not been read whole so far", advice, **facts)
     if datetime.now(timezone.utc) - oldest > LONG_AGO:
         return note("verified", "every pack was read whole, one of them last {oldest_time}", advice, **facts)
     return ok("verified", "every pack was read whole, the least recent {oldest_time}", **facts)

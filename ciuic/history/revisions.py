@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -163,7 +163,7 @@ class _Resolver:
         import difflib
 
         near = difflib.get_close_matches(name, names, n=3)
-        return f"did you mean {' or '.join(near)}?" if near else f"branches and tags are {', '.join(names[:8])}"
+        return f"did you mean {' or '.join(near)}?" if near else f"no branch or tag is called that; {there(names[:8])}"
 
     # Suffixes
 
@@ -173,14 +173,14 @@ class _Resolver:
             if number == 0:
                 return snapshot
             if number > len(snapshot.parents):
-                raise self.unknown(f"{snapshot.id[:12]} has {len(snapshot.parents)} parents")
+                raise self.unknown(f"{snapshot.id[:12]} has no parent {number}")
             return self.read(snapshot.parents[number - 1])
         wanted = self.integer(suffix["generations"] or "1")
         count = 0
         for count, each in enumerate(first_parents(self.store, snapshot.id)):
             if count == wanted:
                 return each
-        raise self.unknown(f"there are only {count} snapshots before that one")
+        raise self.unknown(f"that one has only {count} before it")
 
     # The reflog
 
@@ -245,7 +245,7 @@ class _Resolver:
         if at_most and below is not None:
             return steps[below]
         neighbours = " and ".join(f"step:{step}" for step in (below, above) if step is not None)
-        raise self.unknown(f"its nearest neighbours are {neighbours}" if neighbours else "no snapshot has a step")
+        raise self.unknown(f"the nearest is {neighbours}" if neighbours else "no snapshot has a step")
 
     def best(self, line: Iterator[Snapshot], value: str) -> Snapshot:
         name, highest = value.removeprefix("-"), value.startswith("-")
@@ -260,8 +260,13 @@ class _Resolver:
             if winner is None or better(metric, winner.metrics[name]):
                 winner = snapshot
         if winner is None:
-            raise self.unknown(f"no snapshot has the metric {name!r}; there are {', '.join(sorted(seen)) or 'none'}")
+            raise self.unknown(f"no snapshot has the metric {name!r}; {there(sorted(seen))}")
         return winner
+
+
+def there(names: Sequence[str]) -> str:
+    """What there is instead, in words."""
+    return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names) or 'none'}"
 
 
 def parse_age(text: str) -> timedelta | None:

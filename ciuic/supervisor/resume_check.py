@@ -49,7 +49,7 @@ def verify_resume(
         whole = script.run(os.path.join(folder, WHOLE), signals)
         moments = sorted(at) or choose(_steps(whole), times, random.Random(seed))
         words = ", ".join(f"{moment:.2f}".rstrip("0").rstrip(".") for moment in moments)
-        say(f"{whole.seconds:.1f} s. Running it with SIGKILL after steps {words}.")
+        say(f"{whole.seconds:.1f} s. Running it with SIGKILL after {'step' if len(moments) == 1 else 'steps'} {words}.")
         broken = script.run(os.path.join(folder, BROKEN), signals, moments)
         if not broken.interruptions:
             raise CommandFailed(f"It ended before it was interrupted after step {words}: name earlier ones.")

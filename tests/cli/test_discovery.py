@@ -51,6 +51,15 @@ def test_a_hidden_folder_here_and_above(copy: Path, tip: str, tmp_path: Path, mo
         assert where(run_here("log")) == tip
 
 
+def test_beside_the_script(copy: Path, tip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`snapshots`, as the guides call it, is found from the folder of the script; .ciuic goes before it."""
+    shutil.copytree(copy, tmp_path / "project" / "snapshots")
+    monkeypatch.chdir(tmp_path / "project")
+    assert where(run_here("log")) == tip
+    assert run_here("init").code == 0
+    assert run_here("log").out == "No snapshots yet.\n"
+
+
 def test_as_if_started_elsewhere(history: Path, tip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert where(run_here("-C", str(history), "log")) == tip
@@ -80,7 +89,7 @@ def test_a_file_named_format_of_somebody_else_is_passed_by(
 
 
 def test_no_repository_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if any((parent / "format").exists() or (parent / ".ciuic").exists() for parent in tmp_path.parents):
+    if any(any((parent / name).exists() for name in ("format", ".ciuic", "snapshots")) for parent in tmp_path.parents):
         pytest.skip("the temporary folder lies in a repository")
     monkeypatch.chdir(tmp_path)
     result = run_here("log")

@@ -69,7 +69,7 @@ def complete(folder: Path, *words: str) -> list[str]:
 
 
 def test_completion_of_commands(history: Path) -> None:
-    assert complete(history, "ciuic", "re") == ["reset", "reflog", "repack"]
+    assert complete(history, "ciuic", "re") == ["reset", "reflog", "repack", "repair"]
 
 
 def test_completion_of_revisions(history: Path, tmp_path: Path) -> None:

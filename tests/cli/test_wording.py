@@ -6,12 +6,15 @@ import io
 import json
 import math
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
 from ciuic.cli import humane
 from ciuic.cli.json_lines import json_line
 from ciuic.cli.paint import display_width, pad, printable, wants_color
+
+from .conftest import run_here
 
 NOW = datetime(2025, 4, 5, 14, 23, 12, tzinfo=timezone.utc)
 
@@ -170,3 +173,20 @@ def test_when_there_is_colour(choice: str, stream: io.StringIO, environment: dic
 def test_shares(fraction: float, text: str) -> None:
     """Whole percents; all and nothing only when it is so."""
     assert humane.share(fraction) == text
+
+
+def test_a_group_alone_answers_with_its_help() -> None:
+    """`ciuic bisect` was an error whose text began with "Usage:"."""
+    result = run_here("bisect")
+    assert (result.code, result.err) == (0, "")
+    assert result.lines[0].startswith("Usage: ciuic bisect")
+
+
+def test_a_choice_that_is_missing_is_listed_in_one_line() -> None:
+    """Tabs in front of each choice came out as backslashes and letters."""
+    assert run_here("completion").err.splitlines()[0].endswith("Choose from: bash, zsh, fish.")
+
+
+def test_what_is_no_number_is_said_in_words(history: Path) -> None:
+    result = run_here("--repo", str(history), "log", "-n", "x")
+    assert (result.code, "'x' is not a whole number." in result.err) == (2, True)

@@ -126,27 +126,27 @@ def test_a_path_after_a_colon(history):
 
 
 ERRORS = {
-    "step:300": "its nearest neighbours are step:299 and step:399",
-    "step:5": "its nearest neighbours are step:99",
-    "step:5000": "its nearest neighbours are step:499",
-    "step:<=5": "its nearest neighbours are step:99",
-    "fork@step:7": "its nearest neighbours are step:99",
+    "step:300": "the nearest is step:299 and step:399",
+    "step:5": "the nearest is step:99",
+    "step:5000": "the nearest is step:499",
+    "step:<=5": "the nearest is step:99",
+    "fork@step:7": "the nearest is step:99",
     "step:many": r"write step:499 or step:<=500",
     "best:speed": "no snapshot has the metric 'speed'; there are acc, loss",
-    "main~5": "there are only 4 snapshots before that one",
-    "main~99": "there are only 4 snapshots before that one",
-    "main^2": "has 1 parents",
+    "main~5": "that one has only 4 before it",
+    "main~99": "that one has only 4 before it",
+    "main^2": "has no parent 2",
     "main@{500}": "its log has only",
     "main@{whenever}": "neither a number nor a time",
     "nope@{0}": "there is no branch or tag 'nope'",
     "mian": r"did you mean (main or many|many or main)\?",
-    "xyz": "branches and tags are",
+    "xyz": "no branch or tag is called that; there are ",
     "ffff0000ffff": "no snapshot id starts like this",
     "main~1@{0}": "follows a branch's name",
     "main~x": "is no part of a revision",
     "main^{}": "is no part of a revision",
-    "": "branches and tags are",
-    "nope@step:1": "branches and tags are",
+    "": "no branch or tag is called that; there are ",
+    "nope@step:1": "no branch or tag is called that; there are ",
 }
 
 

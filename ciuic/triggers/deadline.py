@@ -52,14 +52,21 @@ class Deadline:
         self._say(b"\0")
 
     def close(self) -> None:
-        """The thread ends; the wake-up descriptor is that of whoever had it."""
-        if threading.current_thread() is threading.main_thread():
-            mine = signal.set_wakeup_fd(-1)
-            if mine not in (-1, self._mouth):
-                signal.set_wakeup_fd(mine, warn_on_full_buffer=False)  # somebody has come later
-            elif self._previous != -1:
-                with contextlib.suppress(ValueError, OSError):  # closed meanwhile
-                    signal.set_wakeup_fd(self._previous, warn_on_full_buffer=False)
+        """The thread ends; the wake-up descriptor is that of whoever had it.
+
+        Only the main thread can give it back. Elsewhere the thread goes on to hand on what it hears: Python would write
+        each signal into whatever file was opened next under a number that is closed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            self._numbers = frozenset()
+            self.stop()
+            return
+        mine = signal.set_wakeup_fd(-1)
+        if mine not in (-1, self._mouth):
+            signal.set_wakeup_fd(mine, warn_on_full_buffer=False)  # somebody has come later
+        elif self._previous != -1:
+            with contextlib.suppress(ValueError, OSError):  # closed meanwhile
+                signal.set_wakeup_fd(self._previous, warn_on_full_buffer=False)
         mouth, self._mouth = self._mouth, -1
         if mouth >= 0:
             os.close(mouth)  # the thread hears that, and closes the other end

@@ -193,6 +193,26 @@ def test_the_wake_up_descriptor_is_handed_on(training):
         os.close(mouth)
 
 
+def test_closed_in_another_thread(training, before, tmp_path):
+    """Or forgotten, and collected there: the wake-up descriptor was closed and stayed Python's, so the next file that
+    was opened got a byte for each signal."""
+    previous = signal.set_wakeup_fd(-1)
+    try:
+        run = training(Signals(grace_s=0.01))
+        run.step()
+        thread = threading.Thread(target=run.sm.close)
+        thread.start()
+        thread.join()
+        with contextlib.ExitStack() as opened:
+            for number in range(64):
+                opened.enter_context((tmp_path / f"file-{number}").open("wb"))
+            send(signal.SIGTERM)
+            assert before == [signal.SIGTERM]
+        assert {each.stat().st_size for each in tmp_path.glob("file-*")} == {0}
+    finally:
+        signal.set_wakeup_fd(previous)
+
+
 @pytest.mark.parametrize("names", [("SIGKILL",), ("NONSENSE",), ("SIG_DFL",), ("SIGUSR1",)])
 def test_signals_that_make_no_sense_are_refused(names):
     """Those that no program can hear, none at all, and one in both lists."""

@@ -102,7 +102,8 @@ def _print_summary(session: Session, diff: Diff) -> None:
     for name in diff.pruned:
         session.line(f"{printable(name)} was pruned in one of them, so it is left out")
     if diff.generators:
-        names = ", ".join(printable(path.removeprefix("rng/")) for path in diff.generators)
+        plain = (path.removeprefix("rng/").replace("data/generators/", "the data's ") for path in diff.generators)
+        names = ", ".join(map(printable, plain))
         session.line(f"random generators moved on: {names}")
     if diff.same_state:
         session.line(f"The same state, bit for bit ({humane.count(diff.unchanged_count, 'tensor')})")

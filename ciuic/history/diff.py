@@ -61,7 +61,8 @@ class Diff:
     first name.
     ``unchanged_count``: tensors with the same bits in both.
     ``pruned``: components that one of the two has given up; they are in no other field.
-    ``generators``: the random generators in another state, "rng/torch"; they are in no other field.
+    ``generators``: the random generators in another state, "rng/torch", and "data/generators/torch" of the position in
+    the data; they are in no other field.
     ``modules``: ``tensors`` summed over each module on each level, in the same order.
     """
 
@@ -110,7 +111,7 @@ def diff_states(
         if not before and not after:
             raise UnknownPath(f"neither snapshot has {path!r}: `ciuic ls REV` lists what one holds")
     both = [(key, leaf, after.by_path[key]) for key, leaf in before.by_path.items() if key in after.by_path]
-    pairs = [pair for pair in both if pair[0][0] != GENERATORS]
+    pairs = [pair for pair in both if not _generator(pair[0])]
     changes, unchanged = _compare_tensors(pairs, progress)
     return Diff(
         a=a_snapshot,
@@ -118,19 +119,19 @@ def diff_states(
         config=() if path else _changed_entries(a_snapshot.config, b_snapshot.config),
         metrics=() if path else _changed_entries(a_snapshot.metrics, b_snapshot.metrics),
         values=tuple(_changed_values(pairs)),
-        added=after.without(before),
-        removed=before.without(after),
+        added=_beside_generators(after.without(before)),
+        removed=_beside_generators(before.without(after)),
         retyped=(*_changed_containers(before, after), *_changed_types(pairs)),
         tensors=tuple(sorted(changes.values(), key=most_changed_first)),
         unchanged_count=len(unchanged),
         pruned=() if path else tuple(pruned),
-        generators=_changed_generators([pair for pair in both if pair[0][0] == GENERATORS]),
+        generators=_changed_generators(before, after),
         modules=sum_by_module(changes, unchanged),
     )
 
 
-GENERATORS = "rng"
-"""The component of random generator state."""
+GENERATORS = ("rng",), ("data", "generators")
+"""Where states of random generators are: those of now, and those that the epoch's data began with."""
 
 _Pairs = list[tuple[Path, Leaf, Leaf]]
 
@@ -177,9 +178,26 @@ def _comparable_once(pairs: _Pairs) -> Iterator[tuple[Path, Tensor, Tensor]]:
             yield key, a, b
 
 
-def _changed_generators(pairs: _Pairs) -> tuple[str, ...]:
+def _generator(key: Path) -> Path | None:
+    """The path of the generator that the leaf belongs to."""
+    for above in GENERATORS:
+        if key[: len(above)] == above and len(key) > len(above):
+            return key[: len(above) + 1]
+    return None
+
+
+def _changed_generators(before: Leaves, after: Leaves) -> tuple[str, ...]:
     """Numbers say nothing about the state of a generator, so each that differs at all is just named."""
-    return tuple(dict.fromkeys(path_text(key[:2]) for key, a, b in pairs if _differ(key, a, b)))
+    changed = {}
+    for key in (*before.by_path, *(key for key in after.by_path if key not in before.by_path)):
+        name, a, b = _generator(key), before.by_path.get(key), after.by_path.get(key)
+        if name is not None and name not in changed and (a is None or b is None or _differ(key, a, b)):
+            changed[name] = path_text(name)
+    return tuple(changed.values())
+
+
+def _beside_generators(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(path for path in paths if _generator(tuple(path.split("/"))) is None)
 
 
 def _differ(key: Path, a: Leaf, b: Leaf) -> bool:

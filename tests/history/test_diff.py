@@ -177,6 +177,19 @@ def test_random_generators_in_another_state_are_just_named():
     assert diff(state([1, 2], 5, 1.0), state([9, 9], 5, 2.0), path="model").generators == ()
 
 
+def test_generators_of_the_position_in_the_data_are_just_named():
+    """`ciuic diff` of two epochs listed their words among the tensors, and at a loop's end nine keys as removed."""
+
+    def state(**generators):
+        names = {name: Container("dict", (("words", leaf(words)),)) for name, words in generators.items()}
+        position = (("epoch", Value(1)), ("generators", Container("dict", tuple(names.items()))))
+        return {"data": Container("dict", position)}
+
+    moved = diff(state(torch=[1.0, 2.0], numpy=[3.0]), state(torch=[1.0, 9.0], python=[4.0]))
+    assert moved.generators == ("data/generators/torch", "data/generators/numpy", "data/generators/python")
+    assert (moved.tensors, moved.added, moved.removed, moved.same_state) == ((), (), (), False)
+
+
 def test_scalars_and_empty_tensors():
     assert change(leaf(2.0), leaf(3.0)).shape == ()
     same = diff({"model": module(w=leaf(torch.empty(0, 3)))}, {"model": module(w=leaf(torch.empty(0, 3)))})

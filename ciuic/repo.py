@@ -32,6 +32,7 @@ from ciuic.history.graph import ancestors
 from ciuic.history.revisions import Resolved, resolve
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Plain, StateNode
+from ciuic.store.prunes import NEEDED_TO_RESUME
 from ciuic.store.refs import HEADS, TAGS, WHOLE, Head
 from ciuic.store.store import Store
 
@@ -480,7 +481,7 @@ class Repo:
             line = (
                 each
                 for each in line_of(self._store, tip, branch, lost)
-                if not prunes.get(each.id, frozenset()) & {WHOLE, "model", "optimizer"}
+                if not prunes.get(each.id, frozenset()) & NEEDED_TO_RESUME
             )
             intact = search.first(line)
             self._checked = None if intact is None else (intact.id, self._store.generation)

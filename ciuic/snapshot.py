@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ciuic.errors import CiuicError, MissingPackage, MonitoringError, SnapshotSkipped, StateMismatch, TornSnapshot
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
-from ciuic.store.refs import WHOLE
+from ciuic.store.prunes import NEEDED_TO_RESUME
 from ciuic.supervised import Supervised
 from ciuic.triggers.configured import combined
 from ciuic.triggers.engine import Engine, Moment, Run, Trigger
@@ -169,7 +169,7 @@ class SnapshotManager:
         prunes = self.repo.prunes()
         for limit in (1, None):  # mostly the first one serves
             for snapshot in self.repo.log(limit=limit):
-                if not prunes.get(snapshot.id, frozenset()) & {WHOLE, "model", "optimizer"}:
+                if not prunes.get(snapshot.id, frozenset()) & NEEDED_TO_RESUME:
                     return snapshot
         return None
 
@@ -262,6 +262,7 @@ class SnapshotManager:
         try:
             for drawn, batch in loop:
                 epoch, loops.drawn, self._next_step, self._underway = loop.epoch, drawn, drawn + 1, True
+                self._restored = None  # a loop that goes on after a restore stands where it stands
                 yield drawn, batch
                 loops.check_current(loop)
         finally:

@@ -10,10 +10,9 @@ from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.tree import BlobEntry, ChildEntry, TensorEntry
 from ciuic.retention.history import History
 from ciuic.store.object_reader import read_snapshot, read_tree
+from ciuic.store.prunes import NEEDED_TO_RESUME
 from ciuic.store.refs import HEADS, TAGS, WHOLE
 from ciuic.store.store import Store
-
-NEEDED_TO_RESUME = frozenset((WHOLE, "model", "optimizer"))
 
 IsIntact = Callable[[Snapshot], bool]
 

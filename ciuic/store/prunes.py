@@ -9,6 +9,8 @@ from ciuic.store.reflog import SLOT, LogRecord, RefLog
 
 PRUNES = "prunes"
 WHOLE = "*"
+NEEDED_TO_RESUME = frozenset((WHOLE, "model", "optimizer"))
+"""Nobody goes on from a snapshot that has given up one of these."""
 PRUNE, COLLECT = "prune ", "collect"
 """Actions: the one with what is given up behind it, and gc's."""
 

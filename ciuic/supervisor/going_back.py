@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
-from ciuic.store.refs import WHOLE
-
-NEEDED = frozenset({WHOLE, "model", "optimizer"})
+from ciuic.store.prunes import NEEDED_TO_RESUME
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def walk_back(path: str, resumed: int | None) -> WalkBack | None:
     for snapshot in repo.log():
         before = before or snapshot
         at_or_after = snapshot.step is not None and resumed is not None and snapshot.step >= resumed
-        if snapshot is before or at_or_after or prunes.get(snapshot.id, frozenset()) & NEEDED:
+        if snapshot is before or at_or_after or prunes.get(snapshot.id, frozenset()) & NEEDED_TO_RESUME:
             continue
         repo.switch(snapshot)
         return WalkBack(before, snapshot, head.branch)

@@ -280,6 +280,21 @@ def test_a_restore_between_loops_goes_back_in_the_data_too(manager):
     assert [int(batch) for _, batch in run.batches(DataLoader(range(10), 1, shuffle=True))] == first[4:]
 
 
+def test_a_restore_inside_of_a_loop_that_goes_on(manager):
+    """Back to good weights, and on with the next batch: the loop after this one went back in the data instead."""
+    run = manager(interval=1)
+    linear(run)
+    seen = []
+    for _ in range(2):
+        for step, batch in run.batches(range(4)):
+            seen.append((step, batch))
+            run.step()
+            if step == 2:
+                run.wait()
+                run.restore("step:0")
+    assert seen == [(step, step % 4) for step in range(8)]
+
+
 def test_a_loop_of_ones_own(manager):
     """``resume`` restores what is tracked, once, and gives the number of the next step; ``step`` counts on."""
     first = manager(interval=2)

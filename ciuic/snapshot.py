@@ -342,10 +342,11 @@ class SnapshotManager:
         return pending
 
     def _moment(self, step: int, details: Mapping[str, Any]) -> Moment:
+        epoch = details.get("epoch")
         return Moment(
             step=step,
             time_s=time.monotonic(),
-            epoch=details.get("epoch") or (self._loops.epoch if self._loops is not None else None),
+            epoch=self._loops.epoch if epoch is None and self._loops is not None else epoch,
             metrics=Metrics(details.get("metrics") or {}),
             step_s=median(self._step_seconds) if self._step_seconds else None,
             cost_s=self._cost_s,

@@ -122,3 +122,17 @@ def test_who_wants_to_leave_is_in_the_decision():
 def test_boundaries_are_set_aside_only_when_a_trigger_wants_them():
     """It costs something in each step."""
     assert not Engine([Says(None), EverySteps(1)]).sets_aside and Engine([Fails("never")]).sets_aside
+
+
+def test_a_trigger_sees_the_epoch_that_the_script_gives(training):
+    """The first one, too, whose number is 0 and was taken for none."""
+    seen = []
+
+    class Sees:
+        def at_step(self, moment):
+            seen.append(moment.epoch)
+
+    run = training(Sees())
+    for epoch in (0, 1, None):
+        run.sm.save(0, epoch=epoch)
+    assert seen == [0, 1, None]

@@ -490,11 +490,11 @@ class Repo:
         for id in lost:
             _warn(f"Snapshot {id[:12]} cannot be read, and is passed over.")
         for snapshot, error in search.damaged:
-            _warn(f"Snapshot {snapshot.id[:12]} ({snapshot!r}) is damaged, and passed over: {error}")
+            _warn(f"Snapshot {snapshot.named} is damaged, and passed over: {error}")
         if intact is None and search.damaged:
             raise search.damaged[0][1]
         if intact is not None and (lost or search.damaged):
-            _warn(f"The newest intact snapshot is {intact.id[:12]} ({intact!r}); damaged ones stay in the log.")
+            _warn(f"The newest intact snapshot is {intact.named}; damaged ones stay in the log.")
         return intact
 
     def load(self, revision: str | Snapshot, *, map_location: Device = "cpu") -> LazyState:

@@ -99,7 +99,7 @@ class Asking:
             return Outcome("bad" if code else "good", code, seconds)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise BisectError(
-            f"The command {how} on {snapshot.id[:12]} ({snapshot!r}), which stops the search. The same command line "
+            f"The command {how} on {snapshot.named}, which stops the search. The same command line "
             "goes on from here; `ciuic bisect reset` forgets the answers."
         )
 

@@ -51,7 +51,7 @@ def _part(session: Session, revision: str) -> Part:
     snapshot, path = found.snapshot, found.path or ""
     component = path.strip("/").split("/")[0]
     if component in repo.prune_state(snapshot.id):
-        raise Pruned(f"The {component} of {snapshot.id[:12]} ({snapshot!r}) was pruned. Other components are there.")
+        raise Pruned(f"The {component} of {snapshot.named} was pruned. Other components are there.")
     return select(repo.components(snapshot), path)
 
 

@@ -145,7 +145,7 @@ class Bisection:
     def _refuse(self, good: Snapshot, bad: Snapshot) -> None:
         if any(each.id == bad.id for each in ancestors(self._store, [good.id])):
             raise BisectError(
-                f"{good.id[:12]} ({good!r}) is said to be good, and comes after {bad.id[:12]} ({bad!r}), which is bad. "
+                f"{good.named} is said to be good, and comes after {bad.named}, which is bad. "
                 "Begin anew with other ends, or exchange good and bad."
             )
         raise BisectError(
@@ -165,7 +165,7 @@ def _narrowed(
     innocent = _with_ancestors(graph, [each.id for each in good])
     if bad.id in innocent:
         raise BisectError(
-            f"{bad.id[:12]} ({bad!r}) is said to be good and bad. Begin anew: `ciuic bisect reset`, then `start`."
+            f"{bad.named} is said to be good and bad. Begin anew: `ciuic bisect reset`, then `start`."
         )
     order = [each for each in _parents_first(graph, bad.id) if each.id not in innocent]
     pruned = tuple(each for each in order if each.id != bad.id and _is_pruned(each, prunes))

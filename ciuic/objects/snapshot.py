@@ -59,6 +59,11 @@ class Snapshot:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    @property
+    def named(self) -> str:
+        """As messages name it: "3f2a91c0d3e4 (step 499)"."""
+        return self.id[:12] + ("" if self.step is None else f" (step {self.step})")
+
     def __repr__(self) -> str:
         return f"Snapshot(step={self.step}, timestamp={self.timestamp:%Y-%m-%dT%H:%M:%S}Z)"
 

@@ -25,7 +25,7 @@ class StoredSnapshot:
         self.pruned = store.refs.prunes().get(snapshot.id, frozenset())
         if WHOLE in self.pruned:
             raise Pruned(
-                f"{snapshot.id[:12]} ({snapshot!r}) was pruned: its state is gone, its place in the log stays. "
+                f"{snapshot.named} was pruned: its state is gone, its place in the log stays. "
                 "`ciuic log` shows others."
             )
 
@@ -36,7 +36,7 @@ class StoredSnapshot:
             return None
         if name in self.pruned:
             raise Pruned(
-                f"The {name} of {self.snapshot.id[:12]} ({self.snapshot!r}) was pruned. Other components are there."
+                f"The {name} of {self.snapshot.named} was pruned. Other components are there."
             )
         return read_component(self.store, name, bytes.fromhex(root), self._holder)
 

@@ -39,7 +39,7 @@ class WalkBack:
     @property
     def words(self) -> str:
         stays = f"; {self.branch} stays" if self.branch else ""
-        return f"HEAD moved from {_named(self.before)} to {_named(self.after)}{stays}"
+        return f"HEAD moved from {self.before.named} to {self.after.named}{stays}"
 
 
 def look(path: str) -> Seen:
@@ -70,7 +70,3 @@ def walk_back(path: str, resumed: int | None) -> WalkBack | None:
         repo.switch(snapshot)
         return WalkBack(before, snapshot, head.branch)
     return None
-
-
-def _named(snapshot: Snapshot) -> str:
-    return snapshot.id[:12] + ("" if snapshot.step is None else f" (step {snapshot.step})")

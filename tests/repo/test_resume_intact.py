@@ -177,7 +177,7 @@ def test_a_run_resumes_from_the_newest_intact_one(path, ids, how, caplog):
     assert torch.equal(live["moving"].weight, state(STEPS - 3)["moving"].weight)
     said = [record.getMessage() for record in caplog.records]
     assert [line[:21] for line in said[:2]] == [f"Snapshot {id[:12]}" for id in reversed(ids[-2:])]
-    assert said[2].startswith(f"The newest intact snapshot is {ids[-3][:12]} (Snapshot(step={STEPS - 3}")
+    assert said[2].startswith(f"The newest intact snapshot is {ids[-3][:12]} (step {STEPS - 3})")
     new = manager.save(start, state(start), rng=False, wait=True).result()
     manager.close()
     assert new.parents == (ids[-3],)

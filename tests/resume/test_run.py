@@ -414,7 +414,7 @@ def test_damage_costs_the_steps_since_the_snapshot_before(tmp_path, caplog):
 
     training.Training(tmp_path / "run", LOADERS["shuffled"], seed=5, interval=2).run(record, max_epochs=2)
     assert training.first_difference(record, expected) is None
-    assert said(caplog, "Snapshot(step=5") and said(caplog, "is damaged, and passed over")
+    assert said(caplog, "(step 5)") and said(caplog, "is damaged, and passed over")
 
 
 def test_the_position_is_small(manager):

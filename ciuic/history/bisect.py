@@ -164,9 +164,7 @@ def _narrowed(
     """``graph``: the bad snapshot and its ancestors, newest first."""
     innocent = _with_ancestors(graph, [each.id for each in good])
     if bad.id in innocent:
-        raise BisectError(
-            f"{bad.named} is said to be good and bad. Begin anew: `ciuic bisect reset`, then `start`."
-        )
+        raise BisectError(f"{bad.named} is said to be good and bad. Begin anew: `ciuic bisect reset`, then `start`.")
     order = [each for each in _parents_first(graph, bad.id) if each.id not in innocent]
     pruned = tuple(each for each in order if each.id != bad.id and _is_pruned(each, prunes))
     gone = {each.id for each in pruned}

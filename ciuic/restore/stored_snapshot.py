@@ -25,8 +25,7 @@ class StoredSnapshot:
         self.pruned = store.refs.prunes().get(snapshot.id, frozenset())
         if WHOLE in self.pruned:
             raise Pruned(
-                f"{snapshot.named} was pruned: its state is gone, its place in the log stays. "
-                "`ciuic log` shows others."
+                f"{snapshot.named} was pruned: its state is gone, its place in the log stays. `ciuic log` shows others."
             )
 
     def component(self, name: str) -> StateNode | None:
@@ -35,9 +34,7 @@ class StoredSnapshot:
         if root is None:
             return None
         if name in self.pruned:
-            raise Pruned(
-                f"The {name} of {self.snapshot.named} was pruned. Other components are there."
-            )
+            raise Pruned(f"The {name} of {self.snapshot.named} was pruned. Other components are there.")
         return read_component(self.store, name, bytes.fromhex(root), self._holder)
 
     def components(self) -> dict[str, StateNode]:

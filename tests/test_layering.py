@@ -191,3 +191,11 @@ def test_nothing_is_ever_unpickled():
                     [] if safe else [f"{path.relative_to(ROOT)}:{node.lineno} torch.load without weights_only=True"]
                 )
     assert wrong == []
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    """pytest imports them by their bare names, so two of one name in folders without ``__init__`` hide each other."""
+    tests = Path(__file__).parent
+    loose = [path for path in tests.rglob("*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.name for path in loose if path.name not in ("conftest.py", "__main__.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -16,8 +16,8 @@ from typing import Any
 MAX_DEPTH = 100
 MOST_ITEMS = 1 << 24
 """Of one encoding: a gigabyte of them would be ten of Python's objects."""
-MOST_BIGNUM_BYTES = 1024
-"""Python prints no integer of much more."""
+MOST_BIGNUM_BYTES = 1785
+"""4 300 digits: Python prints no longer integer."""
 OBJECT_TAG = 27  # "serialised object": [type name, arguments...], http://cbor.schmorp.de/generic-object
 
 UNSIGNED, NEGATIVE, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)

@@ -264,7 +264,7 @@ def test_entries_that_no_writer_makes(stranger: Stranger, opened: Opens, entry: 
         root = stranger.tree(["w", entry], kind="dict")
     except ValueError:  # our encoder does not write it: by hand
         raw = encode({"kind": "dict", "entries": [["w", {"value": 0}]]})
-        (root,) = stranger.objects((Kind.TREE, raw[:-1] + b"\xc2\x59\x04\x01\x01" + bytes(1024)))
+        (root,) = stranger.objects((Kind.TREE, raw[:-1] + b"\xc2\x59\x06\xfa\x01" + bytes(1785)))
     stranger.snapshot(root, "extra")
     opened()
 

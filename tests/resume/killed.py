@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-import training
+import resumed_training as training
 
 LEAST_LIVES = 4
 

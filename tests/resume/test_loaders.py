@@ -1,8 +1,8 @@
 """A run that is interrupted again and again gives the batches, losses and weights of one that is not, bit for bit."""
 
 import pytest
-import training
-from training import EPOCHS, LOADERS, WORKERS
+import resumed_training as training
+from resumed_training import EPOCHS, LOADERS, WORKERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata calls it
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy
 import pytest
+import resumed_training as training
 import torch
-import training
+from resumed_training import LOADERS, WORKERS
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
-from training import LOADERS, WORKERS
 
 import ciuic
 from ciuic.errors import PositionError

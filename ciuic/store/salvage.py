@@ -255,6 +255,9 @@ class SalvageLog(RefLog):
         except FileNotFoundError:
             return []
 
+    def read_on(self, before: list[LogRecord]) -> list[LogRecord]:
+        return self.read()
+
     def last(self) -> LogRecord | None:
         records = self.read()
         return records[-1] if records else None

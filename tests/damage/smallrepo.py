@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import sys
@@ -45,7 +46,8 @@ class Small(NamedTuple):
     pruned: tuple[str, str]
 
     def at(self, path: Path) -> Small:
-        return self._replace(path=path)
+        """The same elsewhere; what a test does to it happens to no other."""
+        return copy.deepcopy(self)._replace(path=path)
 
     def files(self, *folders: str) -> list[Path]:
         """What holds the repository's truth, or what is in the named folders."""

@@ -9,7 +9,8 @@ it). Both are append-only. A message says what happened and ends with what to do
     ├── RevisionError
     │   ├── UnknownRevision       ├── AmbiguousRevision     ├── UnknownPath           └── BisectError
     ├── RefError
-    │   ├── InvalidRefName        ├── RefExists             ├── UnknownRef            └── RefConflict
+    │   ├── InvalidRefName        ├── RefExists             ├── UnknownRef            ├── RefConflict
+    │   └── StillNamed
     ├── DamageError
     │   ├── DamagedData           ├── DamagedRef            └── MissingObject
     ├── StateError
@@ -129,6 +130,13 @@ class RefConflict(RefError):
 
     kind = "ref-conflict"
     exit_code = 34
+
+
+class StillNamed(RefError):
+    """HEAD, a branch or a tag points to what was to be given up. Nothing was changed."""
+
+    kind = "still-named"
+    exit_code = 35
 
 
 class DamageError(CiuicError):

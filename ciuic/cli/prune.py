@@ -13,9 +13,12 @@ from ciuic.cli.completion import REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
 from ciuic.cli.words import short, snapshot_text, step_text
+from ciuic.errors import StillNamed
+from ciuic.store.prunes import NEEDED_TO_RESUME
 
 if TYPE_CHECKING:
     from ciuic.objects.snapshot import Snapshot
+    from ciuic.repo import Repo
     from ciuic.retention.review import Review
 
 MOST_LISTED = 20
@@ -33,25 +36,32 @@ MOST_LISTED = 20
     "keep-daily=14, keep-best=loss:3, keep-best=accuracy:3:max, keep-tagged, size-budget=200GiB, drop=optimizer:20, "
     "drop=optimizer:10000steps, drop=optimizer+gradients:7d.",
 )
+@click.option("--force", is_flag=True, help="With REV: also what HEAD, a branch or a tag points to.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go, why the rest stays, and what that would free.")
 @pass_session
 def prune_command(
-    session: Session, revision: str | None, component: str | None, policies: tuple[str, ...], dry_run: bool
+    session: Session,
+    revision: str | None,
+    component: str | None,
+    policies: tuple[str, ...],
+    force: bool,
+    dry_run: bool,
 ) -> None:
     """Give up, for good, the state of the snapshots that the retention policies let go. The next gc frees its space.
 
     A pruned snapshot keeps its place in the log, with step, metrics and configuration. A snapshot stays if any policy
     keeps it; tags, the tips of branches, HEAD and the newest intact snapshot of each branch always stay. Ages are
-    judged against the newest snapshot, not now. With REV: of that snapshot, or one component of it, whatever points
-    to it, and without asking.
+    judged against the newest snapshot, not now. With REV: of that snapshot, or one component of it.
     """
     if revision is not None and (policies or dry_run):
         raise click.UsageError("REV names one snapshot, and --policy and --dry-run are for many: give one of the two.")
     if revision is not None:
-        _prune_one(session, revision, component)
+        _prune_one(session, revision, component, force)
         return
     if component is not None:
         raise click.UsageError("--component belongs to REV. For many snapshots: --policy drop=optimizer:20.")
+    if force:
+        raise click.UsageError("--force belongs to REV.")
     repo = session.repo()
     try:
         report = repo.prune_by(policies or None, dry_run=dry_run)
@@ -64,9 +74,15 @@ def prune_command(
         session.line(line)
 
 
-def _prune_one(session: Session, revision: str, component: str | None) -> None:
+def _prune_one(session: Session, revision: str, component: str | None, force: bool) -> None:
     repo = session.repo()
     snapshot = repo.resolve(revision)
+    names = [] if force or component not in (None, *NEEDED_TO_RESUME) else _names_of(repo, snapshot.id)
+    if names:
+        raise StillNamed(
+            f"{', '.join(map(printable, names))}: this points to {snapshot.named}, and nobody could resume there any "
+            "more. Move it first (`ciuic reset`, `ciuic checkout`, `ciuic tag -d`), or give --force."
+        )
     repo.prune(snapshot.id, component)
     if session.as_json:
         session.emit({"snapshot": snapshot.id, "component": component, "pruned": repo.prune_state(snapshot.id)})
@@ -74,6 +90,12 @@ def _prune_one(session: Session, revision: str, component: str | None) -> None:
     what = f"The {component} of " if component else ""
     session.line(f"{what}{snapshot_text(session.paint, snapshot)} is pruned")
     session.remark("`ciuic gc` frees the space.")
+
+
+def _names_of(repo: Repo, id: str) -> list[str]:
+    """HEAD, branches and tags that point to a snapshot."""
+    named = [name for name, tip in (repo.branches() | repo.tags()).items() if tip == id]
+    return [*(["HEAD"] if repo.head().snapshot == id else []), *named]
 
 
 def _record(report: Review) -> dict[str, object]:

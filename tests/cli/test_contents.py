@@ -117,13 +117,13 @@ def test_what_cat_cannot_print(run: Run, revision: str, hint: str) -> None:
 
 
 def test_a_pruned_component_reads_as_pruned(change: Run) -> None:
-    change("prune", "HEAD", "--component", "optimizer")
+    change("prune", "HEAD", "--component", "optimizer", "--force")
     assert change("cat", "HEAD:optimizer/param_groups/0/lr").code == 70
     assert change("cat", "HEAD:extra/tokens_seen").out == "599000\n"
     assert change("ls", "HEAD:optimizer").code == 70
     paths = [line.split()[-1] for line in change("ls").lines]
     assert "model/" in paths
-    change("prune", "HEAD")
+    change("prune", "HEAD", "--force")
     result = change("ls", "HEAD:model")
     assert result.code == 70
     assert "pruned" in result.err

@@ -34,6 +34,19 @@ def test_prune_of_what_is_not_there(change: Run) -> None:
     assert "sheduler" in result.err
 
 
+@pytest.mark.parametrize("arguments", [("main",), ("HEAD", "--component", "optimizer"), ("paper",)])
+def test_what_a_name_points_to_is_pruned_only_with_force(
+    change: Run, ids: dict[str, str], arguments: tuple[str, ...]
+) -> None:
+    """`ciuic prune main`, typed for `main~3`, gave up the snapshot that the next run would have resumed from."""
+    assert change("tag", "paper", "main~3").code == 0
+    result = change("prune", *arguments)
+    assert result.code == 35
+    assert arguments[0] in result.err and "--force" in result.err
+    assert change("--json", "show", arguments[0]).record["pruned"] == []
+    assert change("prune", *arguments, "--force").code == 0
+
+
 def test_gc_frees_what_was_pruned(change: Run, copy: Path) -> None:
     change("prune", "main~3")
     forecast = change("--json", "gc", "--dry-run").record

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ciuic.errors import BackgroundError, CiuicError, NoTraining, SnapshotSkipped, TornSnapshot
 from ciuic.store.fs import LOCAL
 from ciuic.store.locks import is_held
+from ciuic.store.store import Store
 from ciuic.triggers.engine import Moment, Run
 from ciuic.triggers.letter_box import LetterBox, Lines, append, open_boxes
 
@@ -42,6 +43,7 @@ class OnRequest:
     def start(self, run: Run) -> None:
         self._stop = threading.Event()
         try:
+            Store(run.path).check_writable()  # where nothing may be written, a letter box is no exception
             self._box = box = LetterBox(run.path)
         except (CiuicError, OSError) as error:
             logger.warning("`ciuic snap` will not reach this run: %s", error)

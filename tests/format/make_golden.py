@@ -263,8 +263,11 @@ def trained(path):
     """A repository with every codec at ``path``; step → component → path → BLAKE3 of the bytes that were committed.
 
     Single precision and its bfloat16 cast; a snapshot each step, but one that comes two steps after the one before.
+    Beside them integers that go up by little: what a rule predicts is no difference, and weights leave none for sure.
     """
     torch.manual_seed(0)
+    chance = torch.Generator().manual_seed(1)
+    counts = torch.randint(2**40, (2048,), generator=chance)
     repo = ciuic.Repo.init(path, chunk_size=4096)
     model = torch.nn.Sequential(torch.nn.Linear(48, 48), torch.nn.Linear(48, 16))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -276,13 +279,18 @@ def trained(path):
             optimizer.step()
         half = {name: value.detach().bfloat16() for name, value in model.state_dict().items()}
         many = torch.arange(2048) // 100
-        repo.commit(model, optimizer, step=step, extra={"half": half, "many": many}, rng=False, wait=False)
+        counts = counts + torch.randint(100, counts.shape, generator=chance)
+        extra = {"half": half, "many": many, "counts": counts}
+        repo.commit(model, optimizer, step=step, extra=extra, rng=False, wait=False)
         assert repo.wait(60)
         slots = {name: optimizer.state[value] for name, value in model.named_parameters()}
         states[step] = {
             "model": {name: hashed(value) for name, value in model.state_dict().items()},
             "optimizer": {f"state/{name}/{slot}": hashed(slots[name][slot]) for name in slots for slot in slots[name]},
-            "extra": {"many": hashed(many), **{f"half/{name}": hashed(value) for name, value in half.items()}},
+            "extra": {
+                **{"many": hashed(many), "counts": hashed(counts)},
+                **{f"half/{name}": hashed(value) for name, value in half.items()},
+            },
         }
     repo.close()
     return states

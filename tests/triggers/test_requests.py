@@ -160,16 +160,21 @@ def test_a_forked_worker_does_not_hold_the_letter_box(training, path):
     """It would look as if the training were alive for as long as its worker is."""
     run = training(OnRequest())
     run.step()
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(writing, b".")
         signal.pause()
         os._exit(0)
     try:
+        assert os.read(reading, 1) == b"."  # the kernel may leave a child waiting before it has closed its copy
         run.sm._watch.engine.triggers[0]._box.forget()  # as the end of this process would
         assert open_boxes(str(path)) == []
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_repository_that_takes_no_letter_box_is_no_reason_to_stop(alone, tmp_path, caplog):

@@ -38,7 +38,10 @@ class Nursery:
             env={**os.environ, "PYTHONPATH": path},
         )
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
+        said = self._process.stdout.readline()
+        if said != b"ready\n":
+            self.close()  # its remains would be blamed on the next test that collects garbage
+            raise AssertionError(f"the nursery does not work: {said!r}")
 
     def close(self) -> None:
         self._process.communicate()

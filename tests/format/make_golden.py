@@ -288,7 +288,8 @@ def trained(path):
             "model": {name: hashed(value) for name, value in model.state_dict().items()},
             "optimizer": {f"state/{name}/{slot}": hashed(slots[name][slot]) for name in slots for slot in slots[name]},
             "extra": {
-                **{"many": hashed(many), "counts": hashed(counts)},
+                "many": hashed(many),
+                "counts": hashed(counts),
                 **{f"half/{name}": hashed(value) for name, value in half.items()},
             },
         }

@@ -185,6 +185,7 @@ def test_by_the_repo(local: Trainer, monkeypatch: pytest.MonkeyPatch, caplog: py
     assert manager.get_latest_snapshot() is not None
     pending = manager.save(7, extra={"x": 1}, rng=False)
     assert pending is not None and isinstance(pending.exception(), ciuic.NetworkStorage)
-    assert manager.failures == 1 and "lies on nfs4" in caplog.text
+    assert manager.failures == 1 and "No snapshot at step 7" in caplog.text
+    assert "`ciuic snap` will not reach this run" in caplog.text and caplog.text.count("lies on nfs4") == 2
     assert os.listdir(os.path.join(path, "tmp")) == []
     assert Store(path).network is not None

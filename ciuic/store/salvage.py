@@ -6,6 +6,7 @@ Nothing is taken on trust: a record counts when its own checksums hold, and its 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -256,6 +257,10 @@ class SalvageLog(RefLog):
             return []
 
     def read_on(self, before: list[LogRecord]) -> list[LogRecord]:
+        """DamagedRef for a file that is larger than any log: it is not searched for records."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self.path).st_size > MOST_LOG_BYTES:
+                return super().read_on(before)
         return self.read()
 
     def last(self) -> LogRecord | None:

@@ -70,10 +70,14 @@ class Losses:
             self.say(f"{path[:-1]}: {error}")
             self.trees[id] = (Loss("", (), str(error)),)
             return self.trees[id]
-        found = tuple(itertools.islice(self._in(tree, path, depth), max(1, self._room)))
-        self._room -= len(found)
-        self.trees[id] = found
-        return found
+        found: list[Loss] = []
+        for loss in self._in(tree, path, depth):  # what is below takes from the same room, so it is looked at after
+            found.append(loss)
+            self._room -= 1
+            if self._room <= 0:
+                break
+        self.trees[id] = tuple(found)
+        return self.trees[id]
 
     def _in(self, tree: Tree, path: str, depth: int) -> Iterator[Loss]:
         for key, entry in tree.entries:

@@ -2,7 +2,8 @@
 
 What it implies is computed without gc: a new repository is filled with what the kept snapshots hold, the small objects
 of all 2 000, and nothing else. One run has several policies from its beginning. The others share their first 1 900
-snapshots, which were taken without any, and get a policy each for the last hundred.
+snapshots, which were taken without any, and get a policy each for the last hundred. ``CIUIC_RETENTION_SHARED=0`` gives
+each its policy from the first snapshot on (some minutes).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from ciuic.store.reflog import SLOT
 from ciuic.store.refs import WHOLE
 from ciuic.store.store import Store
 
-SNAPSHOTS, SHARED = 2000, 1900
+SNAPSHOTS = 2000
+SHARED = int(os.environ.get("CIUIC_RETENTION_SHARED", 1900))
 TAGGED = (7, 1000)
 LAST = SNAPSHOTS - 1
 BUDGET = 3 << 20
@@ -52,14 +54,18 @@ KEPT: dict[str, Callable[[], Iterable[int]]] = {
 SEVERAL = ("keep-last=20", "keep-every=100", "keep-hourly=48", "keep-daily=7", "keep-best=loss:10", "drop=optimizer:50")
 
 
+def commit(run: Run, steps: Iterable[int]) -> None:
+    for step in steps:
+        snapshot = run.commit(step)
+        if step in TAGGED:
+            run.tag(f"at-{step}", snapshot)
+
+
 @pytest.fixture(scope="module")
 def shared(memory: Path) -> Path:
     """The first 1 900 snapshots, without retention."""
     run = Run(memory / "shared")
-    for step in range(SHARED):
-        snapshot = run.commit(step)
-        if step in TAGGED:
-            run.tag(f"at-{step}", snapshot)
+    commit(run, range(SHARED))
     return memory / "shared"
 
 
@@ -75,8 +81,7 @@ def finished(shared: Path, folder: Path, *policies: str) -> Run:
     shutil.copytree(shared, folder, ignore=shutil.ignore_patterns("index"))
     (folder / "index").mkdir()
     run = Run(folder, policies)
-    for step in range(SHARED, SNAPSHOTS):
-        run.commit(step)
+    commit(run, range(SHARED, SNAPSHOTS))
     run.retention.finish(600)
     return run
 
@@ -173,10 +178,7 @@ def test_a_size_budget_is_kept(shared: Path, folder: Path) -> None:
 def test_several_policies_from_the_first_snapshot_on(folder: Path, tmp_path: Path) -> None:
     """Two thousand evaluations, one after each snapshot; what any of them keeps is there."""
     run = Run(folder, SEVERAL)
-    for step in STEPS:
-        snapshot = run.commit(step)
-        if step in TAGGED:
-            run.tag(f"at-{step}", snapshot)
+    commit(run, STEPS)
     run.retention.finish(600)
     kept = expected_components({step for policy in SEVERAL[:-1] for step in KEPT[policy]()}, ())
     found = log(run)

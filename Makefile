@@ -27,7 +27,7 @@ demo: $(VENV)/.runtime ## Train, kill with SIGKILL, resume bit for bit, look bac
 test: lint $(VENV)/.test ## ruff, mypy, then every test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-crash: $(VENV)/.test ## Every image that a power cut may leave, with every state of the index (about 20 minutes)
+crash: $(VENV)/.test ## Every image that a power cut may leave, with every state of the index (an hour or more)
 	CRASH_IMAGES=all $(BIN)/python -m pytest -n $(WORKERS) -rP tests/crash $(ARGS)
 
 # How often, for make storm; how many, and how long, for make histories.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -19,6 +20,7 @@ from ciuic.capture.copier import Copier
 from ciuic.capture.copying import Copy, Layout
 from ciuic.capture.pacing import Mode, Pacer
 from ciuic.commit.pipeline import Details
+from ciuic.daemon_thread import DaemonThread
 from ciuic.errors import BackgroundError, CiuicError, SnapshotSkipped, TornSnapshot
 from ciuic.history.following import Following, Position
 from ciuic.objects.state_tree import StateNode
@@ -167,6 +169,8 @@ class Background:
         with self._changed:
             self._unfinished.add(order.pending)
         order.pending.add_done_callback(self._ended)
+        with contextlib.suppress(CiuicError, OSError, RuntimeError, MemoryError):  # said when the copy is handed over
+            self._writer.start()  # from the first call on: later, when memory is short, it may not start any more
         order.call_seconds = time.perf_counter() - order.began
         self._copier.put(order)
 
@@ -275,7 +279,8 @@ class Background:
     def close_later(self) -> None:
         """``close`` without making the caller wait; the end of the program does."""
         if self in _engines and self.owner == os.getpid():
-            threading.Thread(target=self.close, name="ciuic-close", daemon=True).start()
+            with contextlib.suppress(RuntimeError):
+                DaemonThread(self.close, name="ciuic-close").start()
 
     # How long steps take
 

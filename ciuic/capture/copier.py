@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from ciuic.daemon_thread import DaemonThread
+
 Order = TypeVar("Order")
 
 logger = logging.getLogger("ciuic")
@@ -47,7 +49,7 @@ class Copier(Generic[Order]):
 
     def _started(self) -> bool:
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="ciuic-copier", daemon=True)
+            self._thread = DaemonThread(self._run, name="ciuic-copier")
             try:
                 self._thread.start()
             except RuntimeError:  # no more threads for this process, at the moment

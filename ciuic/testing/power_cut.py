@@ -162,10 +162,10 @@ class Disk:
             names = [each for each in pending if each.entry == change.node]
             yield make(REORDERED, sorted([*durable, *names, change], key=lambda each: each.number))
 
-    def all_images(self, recent: int = NEVER) -> Iterator[Image]:
-        """Those of every prefix, each content once."""
+    def all_images(self, recent: int = NEVER, prefixes: Iterable[int] | None = None) -> Iterator[Image]:
+        """Those of every prefix, or of these, each content once."""
         seen: set[str] = set()
-        for prefix in range(len(self.effects) + 1):
+        for prefix in range(len(self.effects) + 1) if prefixes is None else prefixes:
             for image in self.images(prefix, recent):
                 if image.digest not in seen:
                     seen.add(image.digest)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ciuic.daemon_thread import DaemonThread
 from ciuic.triggers.children import forget_in_children, keep_in_children
 from ciuic.triggers.engine import Moment, Run
 
@@ -51,7 +52,7 @@ class AlertmanagerWebhook:
         self._server = server = serve(HOST, self.port, self._received, largest_body=LARGEST_BODY, timeout_s=TIMEOUT_S)
         self.port = server.server_port
         forget_in_children(self)
-        threading.Thread(target=_serve, args=(server,), name="ciuic-webhook", daemon=True).start()
+        DaemonThread(_serve, server, name="ciuic-webhook").start()
 
     def at_step(self, _moment: Moment) -> str | None:
         if not self._reasons:
@@ -65,7 +66,7 @@ class AlertmanagerWebhook:
         keep_in_children(self)
         server, self._server = self._server, None
         if server is not None:
-            ending = threading.Thread(target=server.shutdown, name="ciuic-webhook-end", daemon=True)
+            ending = DaemonThread(server.shutdown, name="ciuic-webhook-end")
             ending.start()
             ending.join(PATIENCE_S)  # somebody may be sending something without an end
             server.server_close()

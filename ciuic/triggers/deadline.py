@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from ciuic.daemon_thread import DaemonThread
+
 LATENESS_S = 1.0
 """How much later than the grace time the deadline is: who waits for a snapshot until then leaves by himself."""
 PATIENCE_S = 2.0
@@ -39,7 +41,7 @@ class Deadline:
         for descriptor in (self._ears, self._mouth):
             os.set_blocking(descriptor, False)
         self._previous = signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._keep, name="ciuic-deadline", daemon=True)
+        self._thread = DaemonThread(self._keep, name="ciuic-deadline")
         self._thread.start()
 
     def begin(self, number: int) -> None:

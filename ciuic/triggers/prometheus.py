@@ -10,6 +10,7 @@ import time
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from ciuic.daemon_thread import DaemonThread
 from ciuic.triggers.engine import Moment, Run
 
 TIMEOUT_S = 10.0
@@ -58,7 +59,7 @@ class PrometheusQuery:
 
     def start(self, _run: Run) -> None:
         self._stop = threading.Event()
-        threading.Thread(target=self._watch, args=(self._stop,), name="ciuic-prometheus", daemon=True).start()
+        DaemonThread(self._watch, self._stop, name="ciuic-prometheus").start()
 
     def at_step(self, _moment: Moment) -> str | None:
         if self._reason is None:

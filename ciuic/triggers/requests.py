@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ciuic.daemon_thread import DaemonThread
 from ciuic.errors import BackgroundError, CiuicError, NoTraining, SnapshotSkipped, TornSnapshot
 from ciuic.store.fs import LOCAL
 from ciuic.store.locks import is_held
@@ -48,7 +49,7 @@ class OnRequest:
         except (CiuicError, OSError) as error:
             logger.warning("`ciuic snap` will not reach this run: %s", error)
             return
-        threading.Thread(target=self._listen, args=(box, self._stop), name="ciuic-requests", daemon=True).start()
+        DaemonThread(self._listen, box, self._stop, name="ciuic-requests").start()
 
     def at_step(self, _moment: Moment) -> str | None:
         if not self._asked and not self._taking:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from ciuic.daemon_thread import DaemonThread
 from ciuic.errors import SnapshotTimeout, StorageError, WriterFailed
 from ciuic.history.following import Attempt, Position
 from ciuic.objects.snapshot import decode_snapshot
@@ -72,7 +73,7 @@ class Keeper:
         self._awake, self._alarm = os.pipe()
         os.set_blocking(self._awake, False)
         os.set_blocking(self._alarm, False)
-        self._thread = threading.Thread(target=self._run, name="ciuic-writer", daemon=True)
+        self._thread = DaemonThread(self._run, name="ciuic-writer")
         try:
             self._thread.start()
         except BaseException:

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 
+from ciuic.daemon_thread import DaemonThread
 from ciuic.writer.channel import Channel, Message
 
 MOST_UNREAD = 4096
@@ -34,7 +35,7 @@ class Link:
         self._interval = beat
         self._death = _pidfd(trainer)
         self._sending = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="ciuic-link", daemon=True)
+        self._thread = DaemonThread(self._run, name="ciuic-link")
 
     def start(self) -> None:
         self._thread.start()

@@ -1,6 +1,7 @@
 """The power fails after every effect of a repository's life, and the disk has lost what it may lose. P1, P2, P3, P6.
 
-With ``CRASH_IMAGES=all`` every image meets every state of the index; without it some of the images meet one each.
+With every test run, each image meets one state of the index. With ``CRASH_RECENT=N`` each meets every state, and there
+are more images: of the last N unsynced changes, or with ``all`` of any however old, one is lost by itself.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from ciuic.store.store import Store
 from ciuic.testing.invariants import Broken, Promised, check_invariants
 from ciuic.testing.power_cut import NEVER, Image
 
-ALL = os.environ.get("CRASH_IMAGES") == "all"
-RECENT = NEVER if ALL else 4
+ASKED = os.environ.get("CRASH_RECENT")
+RECENT = 4 if ASKED is None else NEVER if ASKED == "all" else int(ASKED)
+SHARES = 1 if ASKED is None else 32
+"""Into so many tests each life is cut, for as many processes as there are."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +54,23 @@ def survives(image: Image, promised: Promised | None, folder: Path, index: State
     shutil.rmtree(folder)
 
 
-def check_all(history: History, foreign: History, memory: Path, broken: Path) -> Counter[str]:
+def images(history: History, share: int) -> Iterator[Image]:
+    """Those after one share of the effects, each content once."""
+    prefixes = range(len(history.disk.effects) + 1)
+    start, stop = (len(prefixes) * each // SHARES for each in (share, share + 1))
+    return history.disk.all_images(RECENT, prefixes[start:stop])
+
+
+def check_all(history: History, foreign: History, memory: Path, broken: Path, share: int) -> Counter[str]:
     """Each image, with its states of the index; how many there were, by loss and by state.
 
     ``broken``: where the first that does not keep every invariant is left for a person to look at, as it was.
     """
     counts: Counter[str] = Counter()
     turn = itertools.count()
-    for image in history.disk.all_images(RECENT):
+    for image in images(history, share):
         choices = sorted(states(history, image.prefix, foreign.index[-1]).items())
-        for name, index in choices if ALL else [choices[next(turn) % len(choices)]]:
+        for name, index in choices if ASKED else [choices[next(turn) % len(choices)]]:
             try:
                 survives(image, history.promised(image.prefix), memory / "image", index)
             except Exception as error:
@@ -87,15 +97,19 @@ def test_the_lives_have_what_they_are_to_show(trained: History, plain: History) 
     assert writer and str(os.getpid()) not in writer
 
 
-def test_every_image_of_a_training(trained: History, plain: History, memory: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_image_of_a_training(trained: History, plain: History, memory: Path, tmp_path: Path, share: int) -> None:
     """Chains of deltas, the writer process, branches, tags, resets, prunes, gc, repack and flatten."""
-    counts = check_all(trained, plain, memory, tmp_path)
+    counts = check_all(trained, plain, memory, tmp_path, share)
     print(dict(counts))
-    assert counts["images"] >= 600
+    assert counts["images"] >= (1 if ASKED else 600)
 
 
-def test_every_image_of_plain_states(trained: History, plain: History, memory: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_image_of_plain_states(
+    trained: History, plain: History, memory: Path, tmp_path: Path, share: int
+) -> None:
     """Large records, packs that are rewritten, logs that are shortened and removed."""
-    counts = check_all(plain, trained, memory, tmp_path)
+    counts = check_all(plain, trained, memory, tmp_path, share)
     print(dict(counts))
-    assert counts["images"] >= 400
+    assert counts["images"] >= (1 if ASKED else 400)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from processes import Ballast
-from stall_systems import System, start, stored_copies
+from stall_systems import CIUIC, System, start, stored_copies
 from torch.nn import functional
 
 LOOPS = ("device-bound", "CPU-bound")
@@ -56,7 +56,7 @@ class Case:
     def memory(self) -> int:
         """Bytes at the worst moment: the state, gradients, copies in memory, and what a folder there holds or will."""
         gradients = self.size.nbytes // 3 if self.loop == "CPU-bound" else 0
-        copies = {"none": 0, "ciuic": self.size.slots}.get(self.system, 1)
+        copies = 0 if self.system == "none" else self.size.slots if self.system in CIUIC else 1
         if self.together:
             first, *others = self.snapshots.values()  # beside the first lies the snapshot that warmed up
             stored = max(stored_copies(self.system, count) for count in (first + 1, *others))

@@ -17,13 +17,15 @@ DCP = {
     "DCP, thread, staged beside": ("THREAD", True),
     "DCP, process, staged beside": ("PROCESS", True),
 }
+CIUIC = {"ciuic": "normal", "ciuic, low priority": "low"}
+"""The priority of the writer process."""
 BLOCKING = tuple(name for name, (_, beside) in DCP.items() if not beside)
 BESIDE = tuple(name for name, (_, beside) in DCP.items() if beside)
 
 
 def stored_copies(name: str, snapshots: int) -> int:
     """How many of so many snapshots of a round stay in the folder."""
-    return {"none": 0, "ciuic": snapshots}.get(name, min(snapshots, 2))
+    return 0 if name == "none" else snapshots if name in CIUIC else min(snapshots, 2)
 
 
 class System:
@@ -61,8 +63,9 @@ class System:
 
 
 class Ciuic(System):
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, priority: Any, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.priority = priority
         self.repositories = 0
         self._open()
 
@@ -72,7 +75,7 @@ class Ciuic(System):
         self.pending: list[Any] = []
         self.path = os.path.join(self.folder, str(self.repositories))
         self.repositories += 1
-        self.repo = ciuic.Repo.init(self.path, slots=self.slots)
+        self.repo = ciuic.Repo.init(self.path, slots=self.slots, priority=self.priority)
         self.repo.prepare(self.model, self.optimizer)
 
     def save(self, step: int) -> None:
@@ -205,10 +208,11 @@ def start(name: str, folder: str, model: torch.nn.Module, optimizer: torch.optim
     warnings.simplefilter("ignore")
     systems: dict[str, Callable[..., System]] = {
         "none": System,
-        "ciuic": Ciuic,
         "torch.save": TorchSave,
         "safetensors": Safetensors,
     }
+    if name in CIUIC:
+        return Ciuic(CIUIC[name], folder, model, optimizer, slots)
     if name in DCP:
         return Dcp(*DCP[name], folder, model, optimizer, slots)
     return systems[name](folder, model, optimizer, slots)

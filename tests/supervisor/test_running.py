@@ -115,10 +115,12 @@ def test_a_shell_script_that_dies_first(desk):
 
 
 def test_sigusr1_is_for_the_training(desk):
-    """It is passed on, and a training that goes on is left to go on."""
+    """It is passed on, and a training that goes on is left to go on. (The script called ``pause`` after it was ready:
+    a signal in between was not waited for any more, and the test never ended.)
+    """
     text = STEPS + (
-        "signal.signal(signal.SIGUSR1, lambda *_: print('asked', flush=True))\n"
-        "print('ready', flush=True)\nsignal.pause()\nprint('done')\n"
+        "asked = []\nsignal.signal(signal.SIGUSR1, lambda *_: asked.append('asked'))\n"
+        "print('ready', flush=True)\nwhile not asked:\n    time.sleep(0.01)\nprint(*asked)\nprint('done')\n"
     )
     with desk.start(desk.script(text)) as supervisor:
         assert supervisor.stdout.readline() == "ready\n"

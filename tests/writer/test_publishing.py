@@ -219,11 +219,17 @@ def test_the_process_knows_no_torch_and_stays_off_the_current_folder(trainer, re
     one.finish()
 
 
-def test_low_priority(trainer):
-    """The threads that store are nice."""
-    one = trainer(priority="low")
+@pytest.mark.parametrize(("priority", "nice"), [("normal", 0), ("low", 19)])
+def test_low_priority(trainer, priority, nice):
+    """The threads that store are nice, and where the kernel shares the CPU out among sessions, so is theirs: the writer
+    took half of a training's CPU, however nice it was within its own session.
+    """
+    one = trainer(priority=priority)
     one.submit(1).result(60)
-    assert os.getpriority(os.PRIO_PROCESS, one.writer.pid) == 19
+    assert os.getpriority(os.PRIO_PROCESS, one.writer.pid) == nice
+    group = Path(f"/proc/{one.writer.pid}/autogroup")
+    told = group.read_text().split() if group.exists() else []
+    assert told[1:] in ([], ["nice", str(nice)])
     one.finish()
 
 

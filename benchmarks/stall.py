@@ -20,8 +20,8 @@ from pathlib import Path
 from processes import filesystem, in_child, memory_available, rotated
 from report import publish, surroundings
 from stall_loops import LOOPS, Case, Record, Size, measure, measure_alone, measure_calls
-from stall_report import HEADLINE_EVERY, Results, report
-from stall_systems import BESIDE, BLOCKING
+from stall_report import CPU_BOUND, HEADLINE_EVERY, Results, report
+from stall_systems import BESIDE, BLOCKING, LOW_PRIORITY
 
 PEERS = ("torch.save", "safetensors")
 SMALL = Size("0.1 GB", width=1024, layers=8, batch=64, device_seconds=0.06)
@@ -108,7 +108,8 @@ def run(options: Namespace, folder: str) -> Results:
     systems = chosen(options, ("none", "ciuic", *PEERS, blocking, beside))
     for number in range(rounds):
         for loop in LOOPS:
-            for name in rotated(systems, number):
+            lower = [LOW_PRIORITY] if loop == CPU_BOUND and "ciuic" in systems else []
+            for name in rotated([*systems, *lower], number):
                 bench.measure(loop, headline, snapshots, name, number, results.records)
 
     if "ciuic" in systems:

@@ -8,7 +8,7 @@ from typing import Any
 
 from report import table
 from stall_loops import LOOPS, Alone, Record
-from stall_systems import BESIDE, BLOCKING
+from stall_systems import BESIDE, BLOCKING, CIUIC
 
 HEADLINE_EVERY = 3
 DEVICE_BOUND, CPU_BOUND = LOOPS
@@ -76,7 +76,7 @@ class Results:
         return values[0] if values else math.inf
 
 
-ORDER = ("none", "ciuic", "torch.save", "safetensors", *BLOCKING, *BESIDE)
+ORDER = ("none", *CIUIC, "torch.save", "safetensors", *BLOCKING, *BESIDE)
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -186,14 +186,16 @@ def aims(results: Results) -> str:
                 rows.append([what, aim, f"{ms(added)} ms", verdict(added <= limit)])
         slow = statistics.median(results.slowdown(own))
         rows.append([f"{case}: slow-down", "1 %", f"{percent(slow)} %", verdict(slow <= SLOWDOWN)])
-    own = of(CPU_BOUND, "ciuic")
-    case = f"{CPU_BOUND}, {size}, every {every}"
-    if own:
-        added = median_added(CPU_BOUND, "ciuic")
+    for name in CIUIC:
+        own = of(CPU_BOUND, name)
+        if not own:
+            continue
+        case = ", ".join((CPU_BOUND, size, f"every {every}", *name.split(", ")[1:]))
+        added = median_added(CPU_BOUND, name)
         limit = (results.alone.copy + results.alone.encode_and_write) / results.cores
         rows.append([f"{case}: added a snapshot", f"{ms(limit)} ms", f"{ms(added)} ms", verdict(added <= limit)])
         for system in results.systems(CPU_BOUND, size, every):
-            if system in ("none", "ciuic"):
+            if system == "none" or system in CIUIC:
                 continue
             peer = {
                 r.round: value

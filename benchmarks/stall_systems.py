@@ -17,7 +17,8 @@ DCP = {
     "DCP, thread, staged beside": ("THREAD", True),
     "DCP, process, staged beside": ("PROCESS", True),
 }
-CIUIC = {"ciuic": "normal", "ciuic, low priority": "low"}
+LOW_PRIORITY = "ciuic, low priority"
+CIUIC = {"ciuic": "normal", LOW_PRIORITY: "low"}
 """The priority of the writer process."""
 BLOCKING = tuple(name for name, (_, beside) in DCP.items() if not beside)
 BESIDE = tuple(name for name, (_, beside) in DCP.items() if beside)

@@ -19,7 +19,7 @@ def test_quick_run_writes_the_tables(tmp_path):
 
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before") and text.endswith("after")
-    for row in ("| none |", "| ciuic |", "| 12 MB: none |", "| 12 MB, every 1: ciuic |"):
+    for row in ("| none |", "| ciuic |", "| ciuic, low priority |", "| 12 MB: none |", "| 12 MB, every 1: ciuic |"):
         assert row in text
     assert "the call | 5 ms median, 10 ms p99 |" in text
     assert "12 MB: the call | 10 ms |" in text and "the slowest of 3" in text

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "ciuic"
 RANKS = {
     "errors": 0, "daemon_thread": 0,
+    "thread_pool": 1,
     "objects": 1, "codec": 1,
     "store": 2,
     "commit": 3, "restore": 3, "state": 3,

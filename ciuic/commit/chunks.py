@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from ciuic.commit.adam_steps import AdamStep
@@ -16,6 +16,7 @@ from ciuic.commit.leaves import Leaf
 from ciuic.objects.ids import NO_ID, Kind
 from ciuic.store.pack_session import PackSession
 from ciuic.store.store import Store
+from ciuic.thread_pool import ThreadPool
 
 IN_FLIGHT_BYTES = 32 << 20
 MOST_THREADS = 8
@@ -53,7 +54,7 @@ class ChunkWriter:
         """The chunk ids of each leaf, in order; the chunks are in the session on return."""
         self._ids = [[NO_ID] * -(-leaf.source.nbytes // self.chunk_size) for leaf in leaves]
         masters = find_masters(leaves) if "deltas" in self.store.features else {}
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="ciuic-chunk") as pool:
+        with ThreadPool(self.threads, "ciuic-chunk") as pool:
             self._run(pool, self._independent(leaves, {step.weight.path: step for step in steps}, set(masters)))
             if masters:  # theirs come when the ids of what they are cast from are known
                 numbers = {leaf.path: number for number, leaf in enumerate(leaves)}
@@ -89,7 +90,7 @@ class ChunkWriter:
         for start in range(0, leaf.source.nbytes, self.chunk_size):
             yield start, min(start + self.chunk_size, leaf.source.nbytes)
 
-    def _run(self, pool: ThreadPoolExecutor, tasks: Iterator[Task]) -> None:
+    def _run(self, pool: ThreadPool, tasks: Iterator[Task]) -> None:
         waiting: deque[tuple[int, Future[Sequence[Chunk]] | Sequence[Chunk]]] = deque()
         in_flight = 0
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from ciuic.thread_pool import ThreadPool
 
 MOST_THREADS = 8
 WORTH_THREADS = 4 << 20
@@ -37,7 +39,7 @@ def in_order(
         return
     most = 3 * threads if ahead is None else max(1, ahead)
     waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ciuic-restore")
+    pool = ThreadPool(threads, "ciuic-restore")
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -46,4 +48,4 @@ def in_order(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()

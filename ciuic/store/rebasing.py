@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +24,7 @@ from ciuic.store.copies import Row
 from ciuic.store.decoding import Decoder
 from ciuic.store.marking import NEEDED, RESTING, Marks
 from ciuic.store.pack_session import PackSession
+from ciuic.thread_pool import ThreadPool
 
 if TYPE_CHECKING:
     from ciuic.store.gc import GcReport
@@ -91,7 +92,7 @@ class Rebasing:
         self.stored_bytes = 0
         self._depths: dict[bytes, int] = {}
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        self._pool = ThreadPoolExecutor(max(1, min(MOST_THREADS, threads)), thread_name_prefix="ciuic-rebase")
+        self._pool = ThreadPool(max(1, min(MOST_THREADS, threads)), "ciuic-rebase")
 
     def rebase(self) -> None:
         """Encode anew whatever rests on a resting chunk, family by family, where that saves bytes."""

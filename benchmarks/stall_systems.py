@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -100,7 +101,7 @@ class Ciuic(System):
         shutil.rmtree(self.path)
 
 
-class File(System):
+class File(System, ABC):
     """A peer that writes while training waits; the newest two files stay."""
 
     def save(self, step: int) -> None:
@@ -116,8 +117,9 @@ class File(System):
     def path(self, number: int) -> str:
         return os.path.join(self.folder, f"checkpoint-{number}")
 
+    @abstractmethod
     def write(self, path: str) -> None:
-        raise NotImplementedError
+        """The whole state."""
 
     def restart(self) -> None:
         self.settle()

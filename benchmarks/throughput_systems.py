@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -10,16 +11,42 @@ from throughput_state import State
 Costs = dict[str, float]
 
 
-class System:
+class System(ABC):
     """Saves the state into ``folder``, in which it keeps one snapshot and the next."""
 
     def __init__(self, folder: str, state: State) -> None:
         self.folder = folder
         self.state = state
+
+    @abstractmethod
+    def save(self, durable: bool) -> Costs:
+        """On return the snapshot is written; when ``durable`` it outlives a power cut. The costs that it tells of."""
+
+    @abstractmethod
+    def mark(self) -> None:
+        """What is saved next is the snapshot that ``stored`` is about."""
+
+    @abstractmethod
+    def stored(self) -> int:
+        """Bytes that the last snapshot takes."""
+
+    @abstractmethod
+    def restore(self, folder: str, snapshot: str) -> None:
+        """Bring the live objects to the snapshot in ``folder``: its first, or the one that ``snapshot`` names."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The end."""
+
+
+class Checkpoints(System):
+    """Each snapshot a file or a folder of its own."""
+
+    def __init__(self, folder: str, state: State) -> None:
+        super().__init__(folder, state)
         self.number = 0
 
     def save(self, durable: bool) -> Costs:
-        """On return the snapshot is written; when ``durable`` it outlives a power cut. The costs that it tells of."""
         path = path_of(self.folder, self.number)
         self.number += 1
         self.write(path, durable)
@@ -28,35 +55,35 @@ class System:
         return {}
 
     def mark(self) -> None:
-        """What is saved next is the snapshot that ``stored`` is about."""
+        """Each snapshot can be told from the others."""
 
     def stored(self) -> int:
-        """Bytes that the last snapshot takes."""
         return occupied(path_of(self.folder, self.number - 1))
 
-    def write(self, path: str, durable: bool) -> None:
-        raise NotImplementedError
-
     def restore(self, folder: str, snapshot: str) -> None:
-        """Bring the live objects to the snapshot in ``folder``: its first, or the one that ``snapshot`` names."""
         self.read(path_of(folder, 0))
 
+    def close(self) -> None:
+        """Nothing is open."""
+
+    @abstractmethod
+    def write(self, path: str, durable: bool) -> None:
+        """Save the whole state."""
+
+    @abstractmethod
     def read(self, path: str) -> None:
-        raise NotImplementedError
+        """Bring the live objects to it."""
 
     def load_optimizer(self, state: Any) -> None:
         groups = self.state.optimizer.state_dict()["param_groups"]
         self.state.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-    def close(self) -> None:
-        """The end."""
 
 
 def path_of(folder: str, number: int) -> str:
     return os.path.join(folder, f"checkpoint-{number}")
 
 
-class TorchSave(System):
+class TorchSave(Checkpoints):
     def write(self, path: str, durable: bool) -> None:
         state = {"model": self.state.model.state_dict(), "optimizer": self.state.optimizer.state_dict()}
         torch.save(state, path)
@@ -69,7 +96,7 @@ class TorchSave(System):
         self.state.optimizer.load_state_dict(state["optimizer"])
 
 
-class Safetensors(System):
+class Safetensors(Checkpoints):
     def write(self, path: str, durable: bool) -> None:
         from safetensors.torch import save_file
 
@@ -93,7 +120,7 @@ class Safetensors(System):
         self.load_optimizer(moments)
 
 
-class Dcp(System):
+class Dcp(Checkpoints):
     """``torch.distributed.checkpoint.save`` and ``load``, in a single process without a process group."""
 
     def write(self, path: str, durable: bool) -> None:

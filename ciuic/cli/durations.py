@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ciuic.amounts import SPANS
 
 if TYPE_CHECKING:
     _Timedelta = click.ParamType[timedelta]
@@ -35,15 +37,14 @@ class Seconds(_Float):
     """A number of seconds, or a span: 90, 1.5s, 10m, 2h."""
 
     name = "seconds"
-    units: ClassVar[dict[str, float]] = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, (int, float)):
             return float(value)
-        match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhd]?)\s*", str(value))
+        match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw]?)\s*", str(value))
         if match is None:
             self.fail(f"{value!r} is not a span of time. Write 90, 1.5s, 10m or 2h.", param, ctx)
-        return float(match[1]) * self.units[match[2]]
+        return float(match[1]) * SPANS[match[2] or "s"]
 
 
 DURATION = Duration()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+from ciuic.amounts import parse_span
 from ciuic.errors import AmbiguousRevision, DamagedData, UnknownRevision
 from ciuic.history.graph import first_parents
 from ciuic.objects.ids import Kind
@@ -275,9 +276,9 @@ def parse_age(text: str) -> timedelta | None:
     words = {"now": timedelta(0), "today": timedelta(0), "yesterday": timedelta(days=1)}
     if text in words:
         return words[text]
-    short = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", text)
-    if short:
-        return timedelta(seconds=int(short[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[short[2]])
+    span = parse_span(text)
+    if span is not None:
+        return timedelta(seconds=span)
     match = re.fullmatch(AGO, text)
     if not match:
         return None

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
+from ciuic.amounts import size_text, span_text
 from ciuic.objects.snapshot import Snapshot
-from ciuic.retention.amounts import age_text, size_text
 
 Line: TypeAlias = Sequence[Snapshot]
 Mode = Literal["min", "max"]
@@ -199,7 +199,7 @@ class DropComponents:
         names = "+".join(self.components)
         if self.snapshots is not None:
             return f"drop={names}:{self.snapshots}"
-        return f"drop={names}:{self.steps}steps" if self.seconds is None else f"drop={names}:{age_text(self.seconds)}"
+        return f"drop={names}:{self.steps}steps" if self.seconds is None else f"drop={names}:{span_text(self.seconds)}"
 
     def drops(self, line: Line, newest: datetime) -> Iterable[Snapshot]:
         """Those of a line that are old enough; ``newest``: the time of the newest snapshot of all."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ciuic.amounts import parse_size, parse_span
 from ciuic.errors import InvalidConfig
-from ciuic.retention.amounts import parse_age, parse_size
 from ciuic.retention.policies import (
     MODES,
     AnyPolicy,
@@ -55,7 +55,7 @@ def _drop(text: str) -> DropComponents:
         return DropComponents(components, snapshots=int(age))
     if age.endswith("steps"):
         return DropComponents(components, steps=_count(age.removesuffix("steps").strip()))
-    seconds = parse_age(age)
+    seconds = parse_span(age)
     if seconds is None:
         raise ValueError(f"{age!r} is no age: write 20 (the newest so many keep them), 10000steps or 7d")
     return DropComponents(components, seconds=seconds)

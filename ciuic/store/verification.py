@@ -13,15 +13,13 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from ciuic.amounts import SIZES, SPANS
 from ciuic.errors import CiuicError
 from ciuic.objects.ids import digest
 from ciuic.store.store import Store
 
 NAME = "verified"
 MOST_BYTES = 1 << 28
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SIZES = {"B": 1, **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}}
-SIZES |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)}
 LINE = re.compile(r"([0-9a-f]{64}) ([0-9]{1,11})")
 
 
@@ -52,8 +50,8 @@ def parse_budget(text: str) -> Budget | None:
     number, unit = float(match[1]), match[2]
     if unit == "%":
         return Budget(share=number / 100) if number <= 100 else None
-    if unit in SECONDS:
-        return Budget(seconds=number * SECONDS[unit])
+    if unit in SPANS:
+        return Budget(seconds=number * SPANS[unit])
     return Budget(nbytes=max(1, int(number * SIZES[unit]))) if unit in SIZES else None
 
 

@@ -30,7 +30,7 @@ test: lint $(VENV)/.test ## ruff, mypy, then every test
 # Each of so many of the last unsynced changes is lost by itself; all: of any, however old.
 RECENT ?= all
 
-crash: $(VENV)/.test ## Every disk that a power cut may leave, with every state of the index (make crash RECENT=4: 10 minutes)
+crash: $(VENV)/.test ## Every disk that a power cut may leave, with every state of the index (about 15 minutes; RECENT=4: 4)
 	CRASH_RECENT=$(RECENT) $(BIN)/python -m pytest -n $(WORKERS) -o timeout=0 -rP tests/crash $(ARGS)
 
 # How often, for make storm; how many, and how long, for make histories.

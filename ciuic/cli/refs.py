@@ -12,7 +12,7 @@ from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import BRANCH, REVISION, TAG
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import first_line, short, snapshot_text, step_text
+from ciuic.cli.words import first_line, pruned_text, short, snapshot_text, step_text
 
 if TYPE_CHECKING:
     from ciuic.repo import Repo
@@ -133,6 +133,9 @@ def _made(session: Session, repo: Repo, kind: str, name: str, tip: str) -> None:
         session.emit({kind: name, "snapshot": tip, "deleted": False})
     else:
         session.line(f"{kind} {printable(name)} is at {snapshot_text(session.paint, repo.resolve(tip))}")
+        gone = pruned_text(repo.prune_state(tip))
+        if gone:
+            session.remark(f"It keeps what is left of that snapshot: {gone}.")
 
 
 def _deleted(session: Session, kind: str, name: str, was: str | None) -> None:

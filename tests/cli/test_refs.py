@@ -83,6 +83,15 @@ def test_tags(change: Run, ids: dict[str, str]) -> None:
     assert change("show", "paper").code == 21
 
 
+def test_a_tag_for_what_was_pruned(change: Run, ids: dict[str, str]) -> None:
+    """It was made without a word, as if the snapshot were there to be restored."""
+    assert change("prune", "step:299", "--component", "optimizer").code == 0
+    assert change("tag", "paper", "step:299").lines == [
+        f"tag paper is at {ids['main:299'][:8]} (step 299)",
+        "It keeps what is left of that snapshot: optimizer pruned.",
+    ]
+
+
 def test_no_refs_yet(tmp_path: Path) -> None:
     place = str(tmp_path / "new")
     run_here("init", place)

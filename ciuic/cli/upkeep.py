@@ -15,10 +15,11 @@ from ciuic.cli.completion import REVISION
 from ciuic.cli.durations import DURATION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import short, verification_text
-from ciuic.errors import DamageError
+from ciuic.cli.words import short, snapshot_text, verification_text
+from ciuic.errors import CiuicError, DamageError
 
 if TYPE_CHECKING:
+    from ciuic.repo import Repo
     from ciuic.store.fsck import FsckReport
     from ciuic.store.gc import GcReport
     from ciuic.store.verification import Budget
@@ -109,22 +110,23 @@ def fsck_command(session: Session, read_data: Budget | None) -> None:
 
     A share a day, `ciuic fsck --read-data=5%`, reads everything within weeks: when each pack was read is remembered.
     """
+    repo = session.repo()
     with session.progress("checking", unit="packs") as progress:
-        report = session.repo().fsck(read_data=read_data or False, progress=progress)
+        report = repo.fsck(read_data=read_data or False, progress=progress)
     if session.as_json:
         session.emit({"ok": report.ok, **asdict(report)})
     else:
-        for line in _fsck_lines(session, report):
+        for line in _fsck_lines(session, repo, report):
             session.line(line)
     if not report.ok:
         click.get_current_context().exit(DamageError.exit_code)
 
 
-def _fsck_lines(session: Session, report: FsckReport) -> Iterator[str]:
+def _fsck_lines(session: Session, repo: Repo, report: FsckReport) -> Iterator[str]:
     for problem in report.problems:
         yield f"{session.paint('damaged:', 'red')} {printable(problem, keep=chr(10))}"
     for snapshot in report.damaged_snapshots:
-        yield f"{session.paint('cannot be restored whole:', 'red')} snapshot {short(snapshot)}"
+        yield f"{session.paint('cannot be restored whole:', 'red')} snapshot {_named(session, repo, snapshot)}"
     counts = ", ".join(
         [
             humane.count(report.snapshots, "snapshot"),
@@ -141,6 +143,14 @@ def _fsck_lines(session: Session, report: FsckReport) -> Iterator[str]:
         )
     if not report.ok:
         session.remark("`ciuic repair` says what can be saved, and how.")
+
+
+def _named(session: Session, repo: Repo, snapshot: str) -> str:
+    """With its step, where that much can be read."""
+    try:
+        return snapshot_text(session.paint, repo.resolve(snapshot))
+    except CiuicError:
+        return short(snapshot)
 
 
 def _depth_text(report: FsckReport) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -151,7 +150,7 @@ def test_fsck_and_reads_of_a_damaged_repository(change: Run, copy: Path) -> None
     assert result.code == 40
     assert largest.name[:12] in result.out + result.err
     lost = [line for line in result.lines if line.startswith("cannot be restored whole: snapshot ")]
-    assert lost and all(re.fullmatch(r".* [0-9a-f]{8} \(step [0-9]+\)", line) for line in lost), "with their steps"
+    assert lost[0].endswith("(step 599)"), "with its step, where that can be read"
 
 
 def test_a_missing_pack(change: Run, copy: Path) -> None:

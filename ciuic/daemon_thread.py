@@ -13,8 +13,7 @@ class DaemonThread(threading.Thread):
     """Runs ``target(*arguments)``; the program's end does not wait for it.
 
     ``start`` raises RuntimeError when the thread cannot be started, and when it does not come up within STARTING_S.
-    CPython's own waits for ever for a thread that dies before its first line for lack of memory, up to 3.14
-    (python/cpython#140746).
+    CPython's own waits for ever for one that dies before its first line for lack of memory (python/cpython#140746).
     """
 
     def __init__(self, target: Callable[..., object], *arguments: Any, name: str) -> None:

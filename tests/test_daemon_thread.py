@@ -69,7 +69,7 @@ import torch
 from ciuic import Repo, daemon_thread
 from ciuic.errors import BackgroundError, WriterFailed
 
-daemon_thread.STARTING_S = 0.2
+daemon_thread.STARTING_S = 2.0
 start = daemon_thread.DaemonThread.start
 
 def dies(thread):

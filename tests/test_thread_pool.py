@@ -65,7 +65,7 @@ def test_without_a_thread(monkeypatch):
         start(thread)
 
     monkeypatch.setattr(daemon_thread.DaemonThread, "start", one_alone)
-    monkeypatch.setattr(daemon_thread, "STARTING_S", 0.2)
+    monkeypatch.setattr(daemon_thread, "STARTING_S", 1.0)
     monkeypatch.setattr(sys, "unraisablehook", lambda told: None)
     with ThreadPool(3, "ciuic-pool") as pool:
         done = {pool.submit(lambda: threading.current_thread().name).result() for _ in range(10)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -241,22 +242,24 @@ def test_a_forked_worker_does_not_hold_the_port(tmp_path: Path) -> None:
     """A DataLoader's worker that outlives its trainer for a moment: the next run gets the port."""
     repo = ciuic.Repo.init(tmp_path / "run")
     exporter = monitoring.serve(repo, 0)
-    stay, leave = os.pipe()
+    reading, writing = os.pipe()
     worker = os.fork()
     if not worker:
-        os.close(leave)
         exporter.close()
-        os.read(stay, 1)
+        os.write(writing, b".")
+        signal.pause()
         os._exit(0)
     try:
-        os.close(stay)
+        assert os.read(reading, 1) == b"."  # the kernel may leave a worker waiting before it has closed its copy
         assert scraped(exporter)["ciuic_snapshots_total"] == 0, "the worker has not taken it out here"
         exporter.close()
         with monitoring.serve(repo, exporter.port or 0) as again:
             assert again.port == exporter.port
     finally:
-        os.close(leave)
+        os.kill(worker, signal.SIGKILL)
         os.waitpid(worker, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 def test_one_metric_alone_can_be_asked_for(manager: SnapshotManager) -> None:

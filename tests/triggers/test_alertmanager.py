@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import signal
 import socket
 
 import pytest
@@ -92,21 +93,23 @@ def test_a_port_that_is_taken_is_a_failure_of_this_trigger_alone(training, path,
 
 def test_a_forked_child_does_not_keep_the_port(hook):
     """A data loader's worker may outlive the run."""
-    ears, mouth = os.pipe()
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(mouth)
-        os.read(ears, 1)
+        os.write(writing, b".")
+        signal.pause()
         os._exit(0)
-    os.close(ears)
-    port = hook.trigger.port
-    hook.trigger.close()
     try:
+        assert os.read(reading, 1) == b"."  # the kernel may leave a child waiting before it has closed its copy
+        port = hook.trigger.port
+        hook.trigger.close()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=30)
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
     finally:
-        os.close(mouth)
+        os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 def test_ports_that_are_none(alone):

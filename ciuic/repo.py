@@ -225,7 +225,7 @@ class Repo:
                 if not retiring.make_room(self._following, 0, full=True):
                     raise
                 snapshot = self._commit_once(components, details)
-            retiring.after(snapshot)
+            retiring.after(snapshot, self._following)
         return snapshot
 
     def _commit_once(self, components: Mapping[str, StateNode], details: Details) -> Snapshot:

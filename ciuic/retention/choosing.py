@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ciuic.retention.history import NOTHING, History
@@ -24,17 +24,21 @@ class Choice:
     freed_bytes: int
 
 
-def choose(history: History, policies: Sequence[AnyPolicy], used_bytes: int = 0) -> Choice:
-    """What the policies would prune now. ``used_bytes``: what the repository takes, for size budgets.
+def choose(
+    history: History, policies: Sequence[AnyPolicy], used_bytes: int = 0, judged: Collection[str] | None = None
+) -> Choice:
+    """What the policies would prune now. ``used_bytes``: what the repository takes, for size budgets. ``judged``: the
+    lines that the policies are for, None for all; what is in another line as well stays, unless a budget takes it.
 
     A snapshot stays if it is protected, or any keep-policy keeps it, or there is none; then size budgets take what the
     fewest policies keep, the oldest first. What stays may lose components, unless it is protected.
     """
-    reasons = _reasons(history, policies)
+    judged = history.lines.keys() if judged is None else judged
+    reasons = _reasons(history, policies, judged)
     whole = history.whole()
     scale = _scale(history, whole, used_bytes)
     pruned = {id: ALL for id in whole if not reasons.get(id)}
-    dropped = {id: gone for id, gone in _dropped(history, policies).items() if id not in pruned}
+    dropped = {id: gone for id, gone in _dropped(history, policies, judged).items() if id not in pruned}
     freed = sum(history.bytes_of(id, gone) for id, gone in (pruned | dropped).items())
     budget = min((policy.nbytes for policy in policies if isinstance(policy, SizeBudget)), default=None)
     if budget is not None:
@@ -51,37 +55,38 @@ def _scale(history: History, whole: Sequence[str], used_bytes: int) -> float:
     return max(1.0, used_bytes / added) if added else 1.0
 
 
-def _reasons(history: History, policies: Sequence[AnyPolicy]) -> dict[str, tuple[str, ...]]:
-    """Why each snapshot stays."""
+def _reasons(history: History, policies: Sequence[AnyPolicy], judged: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Why each snapshot stays; what a line that is not judged has, at least because of that."""
     found: dict[str, list[str]] = {id: [why] for id, why in history.protected.items()}
     keeping = sorted(
         (policy for policy in set(policies) if not isinstance(policy, (SizeBudget, DropComponents))),
         key=lambda policy: policy.text,
     )
-    for line in history.lines.values():
+    for name, line in history.lines.items():
         snapshots = [history.snapshots[id] for id in line]
         for policy in keeping:
             for snapshot in policy.keeps(snapshots):
                 why = found.setdefault(snapshot.id, [])
                 if policy.text not in why:
                     why.append(policy.text)
-        if not keeping:
+        if not keeping or name not in judged:
             for id in line:
-                found.setdefault(id, ["no policy lets it go"])
+                found.setdefault(id, [f"in {name}" if keeping else "no policy lets it go"])
     return {id: tuple(why) for id, why in found.items()}
 
 
-def _dropped(history: History, policies: Sequence[AnyPolicy]) -> dict[str, frozenset[str]]:
+def _dropped(history: History, policies: Sequence[AnyPolicy], judged: Collection[str]) -> dict[str, frozenset[str]]:
     """The components that snapshots would lose. One that is in several lines loses what all of them would drop."""
-    newest = history.newest
+    newest = history.newest(judged)
     lost: dict[str, frozenset[str]] = {}
     for policy in set(policies):
         if not isinstance(policy, DropComponents):
             continue
         spared: set[str] = set()
         due: set[str] = set()
-        for line in history.lines.values():
-            old = {snapshot.id for snapshot in policy.drops([history.snapshots[id] for id in line], newest)}
+        for name, line in history.lines.items():
+            snapshots = [history.snapshots[id] for id in line]
+            old = {each.id for each in policy.drops(snapshots, newest)} if name in judged else set()
             due |= old
             spared.update(id for id in line if id not in old)
         for id in due - spared - history.protected.keys():

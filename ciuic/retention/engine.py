@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ciuic.errors import CiuicError, LockTimeout
 from ciuic.objects.snapshot import Snapshot
 from ciuic.retention.applying import record_prunes
-from ciuic.retention.choosing import ALL, choose, victims
+from ciuic.retention.choosing import ALL, Choice, choose, victims
 from ciuic.retention.forecast import Forecast
 from ciuic.retention.history import History
 from ciuic.retention.policies import AnyPolicy
@@ -38,6 +38,7 @@ class _Yield(Exception):
 class Retention:
     """The policies of one repository object at work. Nothing here raises: what goes wrong is said, once.
 
+    They judge the branch that it commits to: what another one has is that one's. Budgets, and a full disk, take of all.
     ``waiting``: whether a snapshot waits to be stored. ``collections``: how often something was collected.
     """
 
@@ -51,6 +52,7 @@ class Retention:
         self._reader = Reader(store)
         self._sizes = PackSizes(store)
         self._forecast = Forecast()
+        self._branch: str | None = None
         self._garbage = 0  # bytes that prunes since the last collection may have freed: a guess, mostly too large
         self._yields = 0
         self._next_collection = 0.0
@@ -59,8 +61,9 @@ class Retention:
 
     # After a snapshot
 
-    def after(self, snapshot: Snapshot) -> None:
-        """A snapshot has been published, and is the next one's parent: prune, and collect if that is due."""
+    def after(self, snapshot: Snapshot, branch: str | None) -> None:
+        """A snapshot, the next one's parent, has been published on a branch: prune, and collect if that is due."""
+        self._branch = branch
         self._forecast.add(snapshot)
         self._reader.trust(snapshot.id)
         self._guarded(lambda: self._prune(snapshot.id))
@@ -80,10 +83,13 @@ class Retention:
 
     def _prune(self, parent: str | None) -> None:
         history, used = self._look(parent)
-        choice = choose(history, self.policies, used)
+        choice = self._choose(history, used)
         if choice.pruned:
             record_prunes(self.store, choice.pruned, LOCK_TIMEOUT_S)
             self._garbage += choice.freed_bytes
+
+    def _choose(self, history: History, used_bytes: int = 0) -> Choice:
+        return choose(history, self.policies, used_bytes, () if self._branch is None else (self._branch,))
 
     def _look(self, parent: str | None) -> tuple[History, int]:
         """The history, and what the repository takes but for what the next collection frees."""
@@ -123,12 +129,14 @@ class Retention:
 
     # Before a snapshot
 
-    def make_room(self, raw_bytes: int, parent: str | None, *, full: bool = False) -> None:
-        """A snapshot of a state of so many bytes is to be stored. When it may not fit, collect first; when it will
-        hardly fit all the same, give up what a size budget would, and say so. The newest intact snapshot stays.
+    def make_room(self, raw_bytes: int, parent: str | None, branch: str | None, *, full: bool = False) -> None:
+        """A snapshot of a state of so many bytes is to be stored on a branch (None: on a new one). When it may not fit,
+        collect first; when it will hardly fit all the same, give up what a size budget would, and say so. The newest
+        intact snapshot stays.
 
         ``full``: it did not fit.
         """
+        self._branch = branch
         self._guarded(lambda: self._make_room(raw_bytes, parent, full))
 
     def _make_room(self, raw_bytes: int, parent: str | None, full: bool) -> None:
@@ -151,7 +159,7 @@ class Retention:
         """Prune and collect beyond the policies; False when nothing is left that may go, or it could not be collected:
         then nobody knows whether more has to go."""
         history, _ = self._look(parent)
-        going = dict.fromkeys(victims(history, choose(history, self.policies).kept, missing), ALL)
+        going = dict.fromkeys(victims(history, self._choose(history).kept, missing), ALL)
         if not going:
             self._say("The disk is nearly full, and no snapshot is left that may be pruned. Free some space.")
             return False

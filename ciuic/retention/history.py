@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,10 +30,9 @@ class History:
         """Ids of those that were not pruned whole, in the order of the lines."""
         return list(dict.fromkeys(id for line in self.lines.values() for id in line))
 
-    @property
-    def newest(self) -> datetime:
-        """The newest time of all."""
-        return max((self.snapshots[id].timestamp for id in self.whole()), default=EPOCH)
+    def newest(self, lines: Iterable[str]) -> datetime:
+        """The newest time in these lines."""
+        return max((self.snapshots[id].timestamp for name in lines for id in self.lines.get(name, ())), default=EPOCH)
 
     def bytes_of(self, id: str, components: frozenset[str]) -> int:
         """About how much a prune would free: what was measured, or else what the commit added; of components their

@@ -38,16 +38,16 @@ class Retiring:
         retention = self._opened(following)
         if retention is None:
             return False
-        parent = None
+        parent = branch = None
         with contextlib.suppress(CiuicError):
-            parent = following.position.parent
-        retention.make_room(raw_bytes, parent, full=full)
+            parent, branch = following.position.parent, following.position.branch
+        retention.make_room(raw_bytes, parent, branch, full=full)
         return True
 
-    def after(self, snapshot: Snapshot) -> None:
+    def after(self, snapshot: Snapshot, following: Following) -> None:
         """A snapshot was published. Never raises; never inside the shared lock."""
         if self._retention is not None:
-            self._retention.after(snapshot)
+            self._retention.after(snapshot, following.position.branch)
 
     def finish(self) -> None:
         """There will be no more for now: a few seconds for what is due."""

@@ -108,8 +108,8 @@ class Storing:
             os.close(order.descriptor)
             self._order = None
         self._answer(order.number, answer)
-        if order.published:
-            self._retiring.after(order.published[0])
+        if order.published and self._following is not None:
+            self._retiring.after(order.published[0], self._following)
 
     def finish(self) -> None:
         """There are no more orders: collect what is due, if the trainer has a moment to wait."""

@@ -57,7 +57,8 @@ class Run:
     def commit(self, step: int) -> Snapshot:
         """One snapshot, and what retention makes of it."""
         if self.retention.policies:
-            self.retention.make_room(2 * self.nbytes, self.following.position.parent)
+            here = self.following.position
+            self.retention.make_room(2 * self.nbytes, here.parent, here.branch)
         with self.store.shared():
             parent = self.following.next_parent()
             details = Details(
@@ -74,7 +75,7 @@ class Run:
                 self.memory,
             )
         if self.retention.policies:
-            self.retention.after(snapshot)
+            self.retention.after(snapshot, self.following.position.branch)
         return snapshot
 
     def tag(self, name: str, snapshot: Snapshot) -> None:

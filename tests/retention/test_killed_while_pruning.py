@@ -55,7 +55,7 @@ class Life:
             run.retention = Retention(run.store, [KeepLast(2)])
             with run.store.shared():
                 newest = read_snapshot(run.store, bytes.fromhex(ids[EARLIER - 1]))
-            run.retention.after(newest)
+            run.retention.after(newest, "main")
             run.retention.finish(600)
             owes(run, 6, 7)
             ids[8] = run.commit(8).id

@@ -166,6 +166,21 @@ def test_a_snapshot_of_two_branches_stays_if_one_of_them_keeps_it() -> None:
     assert set(dropped) == {"0000", "0001", "0002", "0005", "0006"}
 
 
+def test_what_another_branch_has_is_not_judged() -> None:
+    """A trainer's policies are for its branch: below a fork, and on the other side of it, nothing goes. Budgets are for
+    the repository, and take the oldest wherever it is."""
+    trunk = LINE[:10]
+    fork = [*trunk[:5], *(snapshot(number, branch="b") for number in (90, 91, 92))]
+    made = history(trunk, fork)
+    assert choose(made, [KeepLast(1)], judged=["1"]).pruned.keys() == {"b0090", "b0091"}
+    assert choose(made, [KeepLast(1)], judged=["0"]).pruned.keys() == {"0005", "0006", "0007", "0008"}
+    assert choose(made, [KeepLast(1)], judged=[]).pruned == {}
+    dropping = DropComponents(("optimizer",), seconds=60)
+    assert choose(made, [dropping], judged=["1"]).pruned.keys() == {"b0090", "b0091"}
+    budget = choose(made, [KeepLast(1), SizeBudget(300 * 9)], 300 * 13, judged=["1"])
+    assert budget.pruned.keys() == {"0000", "0001", "b0090", "b0091"}
+
+
 # For every history and every set of policies
 
 POLICIES: st.SearchStrategy[AnyPolicy] = st.one_of(
@@ -231,6 +246,18 @@ def test_the_protected_always_stay_whole(made: History, policies: list[AnyPolicy
     assert choice.kept.keys() | pruned_whole(choice) == set(made.whole())
     assert not choice.kept.keys() & pruned_whole(choice)
     assert all(choice.kept.values()) and choice.freed_bytes >= 0
+
+
+@given(histories(), st.lists(POLICIES | OTHERS, max_size=5), st.sampled_from(["0", "1"]))
+def test_a_branch_judged_alone_keeps_what_the_other_one_has(
+    made: History, policies: list[AnyPolicy], branch: str
+) -> None:
+    """And what judging all would keep; of its own, what is in no other branch, it keeps that and no more."""
+    policies = [each for each in policies if not isinstance(each, SizeBudget)]
+    alone, all_of_it = choose(made, policies, judged=[branch]), choose(made, policies)
+    others = {id for name, line in made.lines.items() if name != branch for id in line}
+    assert not others & alone.pruned.keys()
+    assert pruned_whole(alone) == pruned_whole(all_of_it) - others
 
 
 @given(histories(), st.lists(POLICIES, min_size=1, max_size=4), POLICIES)

@@ -36,6 +36,12 @@ def steps(run: Run) -> list[int]:
         return sorted(history.snapshots[id].step or 0 for id in history.whole())
 
 
+def prune(run: Run) -> None:
+    """As after a snapshot, on main."""
+    run.retention._branch = "main"
+    run.retention._prune(run.following.position.parent)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Ten snapshots, and no policy yet."""
@@ -119,8 +125,25 @@ def test_the_parent_of_a_running_trainer_stays(run: Run) -> None:
     third = run.ids[3]  # type: ignore[attr-defined]
     run.following.restored(third, "main")
     run.retention = engine.Retention(run.store, [KeepLast(1)])
-    run.retention._prune(run.following.position.parent)
+    prune(run)
     assert steps(run) == [3, 9]
+
+
+def test_a_stricter_run_prunes_its_own_branch(run: Run) -> None:
+    """Two trainers, each with its own policies: the one that keeps a single snapshot took the other one's, too."""
+    stricter = Run(run.path, ["keep-last=1"])
+    stricter.following.restored(run.ids[4], "main")  # type: ignore[attr-defined]
+    for step in range(20, 25):
+        stricter.commit(step)
+    assert steps(run) == [*range(10), 24]
+    run.retention = engine.Retention(run.store, [KeepLast(1000)])
+    run.commit(10)
+    assert steps(run) == [*range(11), 24]
+    run.retention = engine.Retention(run.store, [KeepLast(3)])
+    run.commit(11)
+    assert steps(run) == [0, 1, 2, 3, 4, 9, 10, 11, 24]  # what both come from, neither gives up
+    review(run.store, [KeepLast(3)], dry_run=False)
+    assert steps(run) == [3, 4, 9, 10, 11, 24]
 
 
 def test_the_newest_intact_snapshot_stays_when_the_tip_is_damaged(run: Run) -> None:
@@ -150,7 +173,7 @@ def test_a_reader_in_the_way_means_later(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(engine, "LOCK_TIMEOUT_S", 0.01)
     run.retention = engine.Retention(run.store, [KeepLast(1)])
     with Store(run.path).shared():
-        run.retention._guarded(lambda: run.retention._prune(None))
+        run.retention._guarded(lambda: prune(run))
         assert len(steps(run)) == 10
     run.commit(10)
     assert steps(run) == [10] and caplog.records == []
@@ -171,7 +194,7 @@ def test_a_collection_gives_way_to_a_snapshot_that_waits(run: Run, monkeypatch: 
     """Twice; then it is done all the same."""
     monkeypatch.setattr(engine, "PATIENCE_S", -1.0)
     run.retention = engine.Retention(run.store, [KeepLast(2)], waiting=lambda: True)
-    run.retention._prune(None)
+    prune(run)
     before = run.pack_bytes()
     for collections in (0, 0, 1):
         run.retention._collect()
@@ -182,7 +205,7 @@ def test_a_collection_gives_way_to_a_snapshot_that_waits(run: Run, monkeypatch: 
 def test_no_time_at_the_end_leaves_it_to_the_next_run(run: Run) -> None:
     """Nothing is half done."""
     run.retention = engine.Retention(run.store, [KeepLast(2)])
-    run.retention._prune(None)
+    prune(run)
     before = run.pack_bytes()
     run.retention.finish(-1.0)
     assert run.retention.collections == 0 and run.pack_bytes() == before
@@ -243,9 +266,9 @@ def test_a_full_disk_and_a_reader_in_the_way_give_up_nothing(tmp_path: Path, mon
     run.retention = engine.Retention(run.store, [KeepLast(1000)])
     with Store(run.path).shared():
         for _ in range(3):
-            run.retention.make_room(60_000, tip.id, full=True)
+            run.retention.make_room(60_000, tip.id, "main", full=True)
     assert steps(run) == [*range(10)]
-    run.retention.make_room(60_000, tip.id, full=True)
+    run.retention.make_room(60_000, tip.id, "main", full=True)
     assert steps(run) != [*range(10)] and steps(run)[-1] == 9
 
 

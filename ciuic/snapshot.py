@@ -13,6 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from ciuic.errors import CiuicError, MissingPackage, MonitoringError, SnapshotSkipped, StateMismatch, TornSnapshot
+from ciuic.notices import notice
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.prunes import NEEDED_TO_RESUME
@@ -165,6 +166,8 @@ class SnapshotManager:
             tip = self.repo.head().snapshot
             if self._resume is None or self._resume[0] != tip:
                 self._resume = tip, self.repo.newest_intact()
+                if self._resume[1] is None:
+                    notice("Nothing to resume from in %s: the run begins anew.", self.repo.path)
             return self._resume[1]
         prunes = self.repo.prunes()
         for limit in (1, None):  # mostly the first one serves
@@ -197,7 +200,7 @@ class SnapshotManager:
         """Bring what is tracked, and the random generators, to the newest intact snapshot; the number of the next step.
 
         0 without a snapshot. Does so once: a run that has restored or saved one, or was given a batch, goes on from
-        there. The log says what is tracked and not in the snapshot, or the reverse.
+        there. Says so, and what is tracked and not in the snapshot, or the reverse.
         """
         if not self._underway:
             latest = self.get_latest_snapshot()
@@ -208,8 +211,7 @@ class SnapshotManager:
                         "Call track(model=…, optimizer=…) before, or restore(…) the snapshot yourself.",
                         ("model: not tracked",),
                     )
-                restored = self.restore(latest)
-                logger.info("Resuming after step %s, from %s.", restored.step, restored.id[:12])
+                self.restore(latest)
         return self._next_step
 
     def restore(self, snapshot: Snapshot | str, **objects: Any) -> Snapshot:
@@ -225,6 +227,7 @@ class SnapshotManager:
         self._next_step = 0 if restored.step is None else restored.step + 1
         self._restored = restored
         self._supervised.restored(restored.step)
+        notice("Resuming after step %s, from snapshot %s of %s.", restored.step, restored.id[:12], self.repo.path)
         return restored
 
     def due(self, step: int) -> bool:
@@ -243,7 +246,7 @@ class SnapshotManager:
 
         The loop ends when the run, all of it, has drawn ``max_steps`` batches or gone through ``max_epochs`` epochs;
         without either after one epoch. Its end takes a last snapshot and waits until that is durable. A run that is
-        complete gives nothing, and the log says so; with a larger maximum it goes on. Leaving by ``break`` takes none.
+        complete gives nothing, and says so; with a larger maximum it goes on. Leaving by ``break`` takes none.
         ``loader``: a DataLoader, whose drawn batches are passed over by index and not loaded; what has ``state_dict``
         and ``load_state_dict``, such as torchdata's StatefulDataLoader; any other iterable, whose drawn batches are
         loaded again and dropped. PositionError when it cannot be brought to the position.
@@ -268,7 +271,10 @@ class SnapshotManager:
         finally:
             loops.leave(loop)
         if drawn is None:
-            logger.warning("Nothing to do: the run is complete, with %d steps.", loop.next_step)
+            logger.warning(
+                "Nothing to do: this loop is complete, and the run has %d steps. A larger `max_steps` or `max_epochs` "
+                "goes on.", loop.next_step,
+            )  # fmt: skip
         else:
             self._end(drawn, epoch)
 

@@ -25,6 +25,7 @@ class Loops:
         self.running = False
         self.drawn: int | None = None
         self._number = 0
+        self._passed_over = False
         self._loop: Loop | None = None
         self._stored: Position | None = None
 
@@ -44,7 +45,9 @@ class Loops:
         number, self._number = self._number, self._number + 1
         at = self._here() or Position(next_step=next_step)
         if at.loop > number:
-            logger.warning("Nothing to do: the run stands at step %d, in a later loop.", at.next_step)
+            if not self._passed_over:  # once: a loop an epoch has as many as epochs
+                logger.warning("Nothing to do: the run stands at step %d, in a later loop.", at.next_step)
+            self._passed_over = True
             return None
         if at.loop < number:
             epoch = at.epoch + (at.offset > 0)

@@ -206,7 +206,7 @@ class ByReplay:
         self.own = held_by("loader", loader)
 
     def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
-        if isinstance(self._loader, (list, tuple)):
+        if isinstance(self._loader, (list, tuple, range)):
             batches = iter(self._loader)
             _pass_over(batches, skip)
             return batches

@@ -64,7 +64,10 @@ def test_a_run_that_ended_goes_on_with_a_larger_maximum(tmp_path, caplog, name):
     again = training.Record()
     training.Training(tmp_path / "run", loader, seed=77, interval=1000).run(again, max_epochs=4)
     assert again == training.Record({}, expected.weights)
-    assert said(caplog, "Nothing to do") == [f"Nothing to do: the run is complete, with {len(expected.steps)} steps."]
+    assert said(caplog, "Nothing to do") == [
+        f"Nothing to do: this loop is complete, and the run has {len(expected.steps)} steps. "
+        "A larger `max_steps` or `max_epochs` goes on."
+    ]
 
 
 def test_without_a_maximum_it_is_one_epoch(manager):
@@ -236,6 +239,13 @@ def test_loops_one_after_the_other(manager, caplog):
         script(stop)
     assert seen == expected
     assert said(caplog, "Nothing to do: the run stands at step 5, in a later loop.")
+    caplog.clear()
+    script()
+    assert seen == expected
+    assert said(caplog, "Nothing to do") == [
+        "Nothing to do: the run stands at step 9, in a later loop.",  # of the first two, once
+        "Nothing to do: this loop is complete, and the run has 9 steps. A larger `max_steps` or `max_epochs` goes on.",
+    ]
 
 
 def test_loops_of_a_run_without_triggers(manager, caplog):
@@ -373,7 +383,7 @@ def test_a_restore_says_what_is_missing(manager, caplog):
     model = torch.nn.Linear(2, 2)
     second.track(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1))
     assert next(iter(second.batches(range(3), max_steps=3))) == (2, 2)
-    assert said(caplog, "Resuming after step 1")
+    assert said(caplog, "Resuming after step 1, from snapshot ")
     assert said(caplog, "Not in the snapshot of step 1, and left as they are: optimizer.")
     assert said(caplog, "In the snapshot of step 1, and not tracked now: average.")
 

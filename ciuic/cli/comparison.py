@@ -39,7 +39,7 @@ def diff_command(session: Session, before: str, after: str, path: str, limit: in
 
     Shows changed configuration, metrics and values, added and removed keys, and for every changed tensor the
     share of elements that changed, the L2 norm of the difference (also relative to A's), the largest
-    difference and the cosine, most changed first: by module, then by tensor.
+    difference and the cosine: by module, then by tensor, the model before the optimizer, most changed first.
     """
     repo = session.repo()
     with session.progress("comparing") as progress:
@@ -122,12 +122,23 @@ def _print_values(session: Session, title: str, values: Sequence[ValueChange], l
     _title(session, title)
     rows = []
     for value in _first(values, limit):
-        before = "" if value.kind == "added" else _value_text(value.before)
-        after = "(removed)" if value.kind == "removed" else _value_text(value.after)
+        before, after = _metric_texts(value) if title == "metrics" else _value_texts(value)
+        before = "" if value.kind == "added" else before
+        after = "(removed)" if value.kind == "removed" else after
         rows.append([f"  {printable(value.path)}", before, "->" if value.kind != "added" else "+", after])
     for line in aligned(session.paint, (Column(), Column(), Column("dim"), Column()), rows):
         session.line(line)
     _say_rest(session, len(values), limit)
+
+
+def _metric_texts(value: ValueChange) -> tuple[str, str]:
+    """The numbers as ``log`` shows them, or in full where that would make them look alike."""
+    before, after = (humane.number(each) if isinstance(each, float) else "" for each in (value.before, value.after))
+    return (before, after) if before != after else _value_texts(value)
+
+
+def _value_texts(value: ValueChange) -> tuple[str, str]:
+    return _value_text(value.before), _value_text(value.after)
 
 
 def _value_text(value: object) -> str:

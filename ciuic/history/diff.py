@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ciuic.errors import Pruned, UnknownPath
 from ciuic.history.leaves import Leaf, Leaves, Path, describe, leaves_of, same_plain
 from ciuic.history.module_changes import ModuleChange, sum_by_module
-from ciuic.history.tensor_change import TensorChange, compare, most_changed_first
+from ciuic.history.tensor_change import TensorChange, compare, most_telling_first
 from ciuic.history.tensor_statistics import same_chunks
 from ciuic.objects.state_tree import Plain, StateNode, Tensor, Value, path_text
 
@@ -56,9 +56,9 @@ class Diff:
     ``values``: changed plain values of the state, such as "optimizer/param_groups/0/lr".
     ``added``, ``removed``: paths of tensors, plain values and empty containers that only one of the two has.
     ``retyped``: tensors of another dtype, shape or tie, and containers of another kind.
-    ``tensors``: tensors with other bits, most changed first: by ``relative_l2``, before them those with new
-    NaNs or infinities, after them those without statistics. A tensor tied in both appears once, under its
-    first name.
+    ``tensors``: tensors with other bits: those with new NaNs or infinities first, then the model's, the optimizer's
+    last and its step counters after all others; each most changed first, by ``relative_l2``, and after them those
+    without statistics. A tensor tied in both appears once, under its first name.
     ``unchanged_count``: tensors with the same bits in both.
     ``pruned``: components that one of the two has given up; they are in no other field.
     ``generators``: the random generators in another state, "rng/torch", and "data/generators/torch" of the position in
@@ -122,7 +122,7 @@ def diff_states(
         added=_beside_generators(after.without(before)),
         removed=_beside_generators(before.without(after)),
         retyped=(*_changed_containers(before, after), *_changed_types(pairs)),
-        tensors=tuple(sorted(changes.values(), key=most_changed_first)),
+        tensors=tuple(sorted(changes.values(), key=most_telling_first)),
         unchanged_count=len(unchanged),
         pruned=() if path else tuple(pruned),
         generators=_changed_generators(before, after),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ciuic.history.tensor_change import TensorChange, most_changed_first
+from ciuic.history.tensor_change import TensorChange, most_telling_first
 from ciuic.history.tensor_statistics import counted_elements, relative_l2
 from ciuic.objects.state_tree import Key, Tensor, path_text
 
@@ -44,7 +44,7 @@ _Place = tuple[str, str, int]
 def sum_by_module(
     changes: Mapping[tuple[Key, ...], TensorChange], unchanged: Mapping[tuple[Key, ...], Tensor]
 ) -> tuple[ModuleChange, ...]:
-    """Modules with at least one change, most changed first."""
+    """Modules with at least one change, in the order of ``Diff.tensors``."""
     totals: dict[_Place, tuple[list[TensorChange], list[int]]] = {}
     for key, change in changes.items():
         for place in _modules_above(key):
@@ -54,7 +54,7 @@ def sum_by_module(
             if place in totals:
                 totals[place][1].append(counted_elements(tensor))
     summed = (_sum(place, changed, same) for place, (changed, same) in totals.items())
-    return tuple(sorted(summed, key=most_changed_first))
+    return tuple(sorted(summed, key=most_telling_first))
 
 
 def _modules_above(key: tuple[Key, ...]) -> Iterator[_Place]:

@@ -9,6 +9,9 @@ from typing import Protocol
 from ciuic.history.tensor_statistics import compare_tensors, counted_elements
 from ciuic.objects.state_tree import Tensor
 
+COUNTER = "step"
+"""What torch's optimizers call the number of steps that each of them counts for each parameter."""
+
 
 @dataclass(frozen=True)
 class TensorChange:
@@ -36,6 +39,11 @@ class TensorChange:
     max_abs: float | None
     cosine: float | None
     nonfinite_elements: int
+
+    @property
+    def slot(self) -> str:
+        """The last part of the path: of optimizer state, which kind it is."""
+        return self.path.rsplit("/", 1)[-1]
 
 
 def compare(
@@ -72,6 +80,8 @@ class Measured(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def slot(self) -> str: ...
+    @property
     def relative_l2(self) -> float | None: ...
     @property
     def changed_fraction(self) -> float: ...
@@ -79,7 +89,15 @@ class Measured(Protocol):
     def nonfinite_elements(self) -> int: ...
 
 
-def most_changed_first(change: Measured) -> tuple[bool, float, float, str]:
-    """Sort key: new NaNs and infinities, then relative L2, then the changed fraction, then the path."""
+def most_telling_first(change: Measured) -> tuple[bool, int, float, float, str]:
+    """Sort key: new NaNs and infinities, then by component, then relative L2, the changed fraction, the path."""
     size = -1.0 if change.relative_l2 is None else change.relative_l2
-    return change.nonfinite_elements == 0, -size, -change.changed_fraction, change.path
+    return change.nonfinite_elements == 0, _rank(change), -size, -change.changed_fraction, change.path
+
+
+def _rank(change: Measured) -> int:
+    """The model, then the rest, then the optimizer: its moments always change most. Its counters tell nothing."""
+    component = change.path.split("/", 1)[0]
+    if component == "optimizer":
+        return 3 if change.slot == COUNTER else 2
+    return 0 if component == "model" else 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from .conftest import Run
+import ciuic
+
+from .conftest import Run, run_here
 
 
 def test_diff_of_two_branches(run: Run, ids: dict[str, str]) -> None:
@@ -28,7 +31,27 @@ def test_diff_compares_optimizer_state_alike(run: Run) -> None:
 
 def test_diff_shows_metrics(run: Run) -> None:
     assert re.search(r"^  loss +1\.5 +-> +1\.75$", run("diff", "HEAD~1", "HEAD").out, re.MULTILINE)
-    assert re.search(r"^  loss +nan +-> +2\.0$", run("diff", "main~5", "main~4").out, re.MULTILINE)
+    assert re.search(r"^  loss +nan +-> +2$", run("diff", "main~5", "main~4").out, re.MULTILINE)
+
+
+def test_metrics_have_as_many_digits_as_tell_them_apart(tmp_path: Path) -> None:
+    repo = ciuic.Repo.init(tmp_path)
+    for step, (loss, accuracy) in enumerate([(0.123456789, 0.5), (0.123456788, 0.912345678)]):
+        repo.commit(extra={"step": step}, step=step, metrics={"loss": loss, "accuracy": accuracy})
+    lines = run_here("--repo", str(tmp_path), "diff").lines
+    assert lines[lines.index("metrics") + 1].split() == ["loss", "0.123456789", "->", "0.123456788"]
+    assert lines[lines.index("metrics") + 2].split() == ["accuracy", "0.5", "->", "0.9123"]
+
+
+def test_the_weights_come_before_the_optimizer_and_its_counters_last(run: Run) -> None:
+    """Moments always change more than weights do, and counters as regularly as a clock."""
+    records = run("--json", "diff", "HEAD~1", "HEAD").records
+    for kind, slot in (("module", lambda each: each["slot"]), ("tensor", lambda each: each["path"].split("/")[-1])):
+        found = [
+            "counter" if slot(each) == "step" else each["path"].split("/")[0] for each in records if each["type"] == kind
+        ]
+        assert found == sorted(found, key=["model", "optimizer", "counter"].index)
+        assert set(found) == {"model", "optimizer", "counter"}
 
 
 def test_diff_without_arguments_is_what_the_last_snapshot_changed(run: Run) -> None:

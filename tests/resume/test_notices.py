@@ -50,23 +50,23 @@ import logging, sys
 from ciuic.notices import notice
 notice("step %d", 7)
 """
-TO_STDERR = "logging.StreamHandler()"
+OWN = "logging.getLogger('ciuic')"
 
 
 @pytest.mark.parametrize(
     ("configured", "seen"),
     [
         ("", ["step 7"]),
-        ("logging.getLogger('ciuic').setLevel(logging.DEBUG)", ["step 7"]),
+        (f"{OWN}.setLevel(logging.DEBUG)", ["step 7"]),
         ("logging.getLogger().setLevel(logging.INFO)", ["step 7"]),
         ("logging.basicConfig(level=logging.INFO)", ["INFO:ciuic:step 7"]),
-        (f"logging.getLogger('ciuic').addHandler({TO_STDERR}); logging.getLogger('ciuic').setLevel('INFO')", ["step 7"]),
+        (f"{OWN}.addHandler(logging.StreamHandler()); {OWN}.setLevel('INFO')", ["step 7"]),
         ("logging.basicConfig()", []),
-        (f"logging.getLogger('ciuic').addHandler({TO_STDERR})", []),
-        ("logging.getLogger('ciuic').addHandler(logging.NullHandler())", []),
-        ("logging.getLogger('ciuic').setLevel(logging.WARNING)", []),
+        (f"{OWN}.addHandler(logging.StreamHandler())", []),
+        (f"{OWN}.addHandler(logging.NullHandler())", []),
+        (f"{OWN}.setLevel(logging.WARNING)", []),
         ("logging.getLogger().setLevel(logging.ERROR)", []),
-        ("logging.getLogger('ciuic').addFilter(lambda record: False)", []),
+        (f"{OWN}.addFilter(lambda record: False)", []),
         ("logging.disable(logging.INFO)", []),
     ],
 )

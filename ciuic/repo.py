@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import operator
 import os
 import sys
 import time
-import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ciuic.errors import (
@@ -20,26 +15,21 @@ from ciuic.errors import (
     NotARepository,
     RepositoryExists,
     StorageError,
-    StorageFull,
     UnknownPath,
-    UnknownRevision,
-    UnsupportedState,
 )
 from ciuic.history import branches
 from ciuic.history.branches import ReflogEntry
 from ciuic.history.following import Following
 from ciuic.history.graph import ancestors
-from ciuic.history.revisions import Resolved, resolve
+from ciuic.history.revisions import Resolved, resolve, resolve_whole
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Plain, StateNode
-from ciuic.store.prunes import NEEDED_TO_RESUME
+from ciuic.saving import Saving, details_of, no_collection
 from ciuic.store.refs import HEADS, TAGS, WHOLE, Head
 from ciuic.store.store import Store
 
 if TYPE_CHECKING:
-    from ciuic.background import Background, Priority, WhenBusy
-    from ciuic.commit.earlier import Memory
-    from ciuic.commit.pipeline import Details
+    from ciuic.background import Priority, WhenBusy
     from ciuic.doctor import Finding
     from ciuic.history.bisect import Bisection
     from ciuic.history.diff import Diff
@@ -55,7 +45,6 @@ if TYPE_CHECKING:
     from ciuic.store.repair import RepairReport
     from ciuic.store.verification import Budget
     from ciuic.writer.pending import PendingSnapshot
-    from ciuic.writer.retiring import Retiring
 
 
 class Repo:
@@ -87,13 +76,9 @@ class Repo:
         policies = None if retention is None else _policy_texts(retention)
         self._store = Store(os.fspath(path))
         self._following = Following(self._store)
-        self._memory: Memory | None = None
-        self._background_options: dict[str, Any] = {
-            "slots": slots, "priority": priority, "timeout": writer_timeout, "retention": policies,
-        }  # fmt: skip
-        self._retiring: Retiring | None = None
-        self._counts: Counter[str] = Counter()
-        self._engine: Background | None = None
+        self._saving = Saving(
+            self._store, self._following, slots=slots, priority=priority, timeout=writer_timeout, retention=policies
+        )
         self._checked: tuple[str, int] | None = None  # a snapshot, and the generation in which all of it was read
         self.path = self._store.path
         if "torch" in sys.modules:
@@ -185,18 +170,18 @@ class Repo:
 
         began = time.perf_counter()
         watch()
-        with _no_collection() if not wait else contextlib.nullcontext():
+        with no_collection() if not wait else contextlib.nullcontext():
             captured = capture_state(
                 model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, extra=extra, rng=rng,
                 data=data,
             )  # fmt: skip
-            details = _details(captured.contains, step, epoch, message, metrics, config)
+            details = details_of(captured.contains, step, epoch, message, metrics, config)
             if not wait:
-                return self._commit_later(
+                return self._saving.commit_later(
                     captured.components, details, model, optimizer,
                     when_busy=when_busy, busy_timeout=busy_timeout, began=began,
                 )  # fmt: skip
-        return self._commit(captured.components, details)
+        return self._saving.commit(captured.components, details)
 
     def commit_components(
         self,
@@ -210,66 +195,7 @@ class Repo:
         config: Mapping[str, Plain] | None = None,
     ) -> Snapshot:
         """``commit`` for state trees that somebody else has made, an import for example."""
-        return self._commit(components, _details(contains, step, epoch, message, metrics, config))
-
-    def _commit(self, components: Mapping[str, StateNode], details: Details) -> Snapshot:
-        """A snapshot, and then what the retention policies ask for, neither of which the other one's failure harms."""
-        from ciuic.writer.retiring import Retiring
-
-        retiring = self._retiring = self._retiring or Retiring(self._background_options["retention"])
-        with self._moving():
-            retiring.make_room(self._following, 0)
-            try:
-                snapshot = self._commit_once(components, details)
-            except StorageFull:
-                if not retiring.make_room(self._following, 0, full=True):
-                    raise
-                snapshot = self._commit_once(components, details)
-            retiring.after(snapshot, self._following)
-        return snapshot
-
-    def _commit_once(self, components: Mapping[str, StateNode], details: Details) -> Snapshot:
-        from ciuic.commit.earlier import Memory
-        from ciuic.commit.pipeline import commit_snapshot
-
-        self._memory = self._memory or Memory()
-        with self._store.shared():
-            parent = self._following.next_parent()
-            return commit_snapshot(
-                self._store,
-                components,
-                replace(details, parents=() if parent is None else (parent,)),
-                lambda snapshot: self._following.advance(snapshot, _action(details)),
-                self._memory,
-            )
-
-    def _commit_later(
-        self, components: dict[str, StateNode], details: Details, model: Any, optimizer: Any, **options: Any
-    ) -> PendingSnapshot:
-        from ciuic.background import NoRoom
-        from ciuic.state.gradients import optimizers_in
-        from ciuic.state.ownership import ordered_leaves
-        from ciuic.writer.pending import completed
-
-        self._store.check_writable()
-        try:
-            with self._following.moving:
-                return self._background().commit(
-                    components,
-                    ordered_leaves(components, model, optimizer),
-                    details,
-                    _action(details),
-                    optimizer=next(iter(optimizers_in(optimizer)), None),
-                    **options,
-                )
-        except NoRoom as error:
-            _warn(f"The snapshot of step {details.step} is taken while training waits: {error}.")
-            pending = completed(details.step, lambda: self._commit(components, details))
-            failure = pending.exception()
-            self._background().count("published" if failure is None else "failed")
-            if failure is not None:
-                _warn(f"No snapshot of step {details.step}: {failure}")
-            return pending
+        return self._saving.commit(components, details_of(contains, step, epoch, message, metrics, config))
 
     def prepare(self, model: Any = None, optimizer: Any = None, **objects: Any) -> None:
         """Make memory ready for ``commit(wait=False)`` of these objects, and start the writer process.
@@ -277,41 +203,27 @@ class Repo:
         Takes about half a second a GB and slot. Without it the first snapshots do it beside training. The state that
         an optimizer makes in its first step is forecast. Takes ``scheduler``, ``scaler`` and ``extra``, too.
         """
-        from ciuic.background import NoRoom
         from ciuic.state.capture import capture_state
         from ciuic.state.forecast import coming_bytes
 
-        self._store.check_writable()
         given = {"model": model, "optimizer": optimizer, "scheduler": None, "scaler": None, "extra": None, **objects}
         captured = capture_state(**given, rng=True)
-        try:
-            self._background().prepare(captured.components, coming_bytes(optimizer))
-        except NoRoom as error:
-            _warn(f"Snapshots will be taken while training waits: {error}.")
+        self._saving.prepare(captured.components, coming_bytes(optimizer))
 
     def fence(self) -> None:
         """Return when the copies ordered by ``commit(wait=False)`` are complete: any state may be changed now."""
-        if self._own_engine() is not None:
-            from ciuic.capture import fence
-
-            fence.wait()
+        self._saving.fence()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until every snapshot taken with ``wait=False`` is durable or has failed; False after ``timeout`` seconds."""
-        engine = self._own_engine()
-        return engine is None or engine.wait(timeout)
+        return self._saving.wait(timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Wait for every snapshot, end the writer process, free the slots. The object can be used again.
 
         After ``timeout`` seconds (ten minutes without one) a writer that is still at work is left to finish by itself.
         """
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            self._closing.detach()
-            engine.close() if timeout is None else engine.close(timeout)
-        if self._retiring is not None and timeout is None:
-            self._retiring.finish()
+        self._saving.close(timeout)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -322,27 +234,12 @@ class Repo:
         """
         from ciuic.background import COUNTED
 
-        return {name: self._counts[name] for name in COUNTED}
+        return {name: self._saving.counts[name] for name in COUNTED}
 
     @property
     def tip(self) -> str | None:
         """Hex id of the newest durable snapshot of the line that this object follows: the next one's parent."""
         return self._following.position.parent
-
-    def _own_engine(self) -> Background | None:
-        """The engine, if there is one and it is not the parent's of a forked process."""
-        return self._engine if self._engine is not None and self._engine.owner == os.getpid() else None
-
-    def _background(self) -> Background:
-        """This process's engine."""
-        engine = self._own_engine()
-        if engine is None:
-            from ciuic.background import Background
-
-            self._engine = engine = Background(self.path, self._following, self._counts, **self._background_options)
-            self._closing = weakref.finalize(self, engine.close_later)
-            self._closing.atexit = False
-        return engine
 
     def await_earlier_run(self) -> None:
         """Wait for what the writer of a run that has died still has to publish, and follow the branch with it.
@@ -358,16 +255,7 @@ class Repo:
     @property
     def busy(self) -> bool:
         """Whether ``commit(wait=False)`` would find every slot in use now."""
-        engine = self._own_engine()
-        return engine is not None and not engine.free
-
-    @contextlib.contextmanager
-    def _moving(self) -> Iterator[None]:
-        """What one object commits and restores, it does in call order: after all that is pending."""
-        with self._following.moving:
-            self.fence()
-            self.wait()
-            yield
+        return self._saving.busy
 
     # Going back
 
@@ -390,7 +278,7 @@ class Repo:
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
         self.await_earlier_run()
-        with self._moving(), self._store.shared(), self._offering(revision):
+        with self._saving.settled(), self._store.shared(), self._offering(revision):
             resolved = self._resolve(revision)
             if rng or any(value is not None for value in objects.values()):
                 wanted = rng if rng is not None else (None if optimizer is not None else False)
@@ -422,7 +310,7 @@ class Repo:
         """
         objects = _objects(model, optimizer, scheduler, scaler, extra)
         self.await_earlier_run()
-        with self._moving(), self._store.shared(), self._offering(revision):
+        with self._saving.settled(), self._store.shared(), self._offering(revision):
             resolved = self._resolve(revision)
             self._restore(resolved.snapshot, objects, strict=strict, keys=keys, rng=rng)
             self._following.restored(resolved.snapshot, resolved.branch)
@@ -466,35 +354,11 @@ class Repo:
         log. Where all are damaged, the first one's error is raised: a run must not begin anew without anybody knowing.
         A restore of the snapshot, right after this, does not read it a second time before it begins.
         """
-        from ciuic.history.intact import Search, line_of
-        from ciuic.store.object_reader import read_snapshot
+        from ciuic.history.intact import newest_intact
 
         with self._store.shared():
-            head = self._store.refs.head()
-            branch = head.branch if revision == "HEAD" else revision
-            tip = head.snapshot if revision == "HEAD" else self._store.refs.value(HEADS + revision)
-            if tip is None and revision != "HEAD":
-                tip, branch = self._resolve(revision).snapshot.id, None
-            if tip is None:
-                return None
-            prunes, search, lost = self.prunes(), Search(self._store), list[str]()
-            line = (
-                each
-                for each in line_of(self._store, tip, branch, lost)
-                if not prunes.get(each.id, frozenset()) & NEEDED_TO_RESUME
-            )
-            intact = search.first(line)
+            intact = newest_intact(self._store, revision)
             self._checked = None if intact is None else (intact.id, self._store.generation)
-            if intact is None and lost and not search.damaged:
-                read_snapshot(self._store, bytes.fromhex(lost[0]))  # it says what is wrong
-        for id in lost:
-            _warn(f"Snapshot {id[:12]} cannot be read, and is passed over.")
-        for snapshot, error in search.damaged:
-            _warn(f"Snapshot {snapshot.named} is damaged, and passed over: {error}")
-        if intact is None and search.damaged:
-            raise search.damaged[0][1]
-        if intact is not None and (lost or search.damaged):
-            _warn(f"The newest intact snapshot is {intact.named}; damaged ones stay in the log.")
         return intact
 
     def load(self, revision: str | Snapshot, *, map_location: Device = "cpu") -> LazyState:
@@ -530,11 +394,8 @@ class Repo:
             return resolve(self._store, revision)
 
     def _resolve(self, revision: str | Snapshot) -> Resolved:
-        """Under the shared lock. A path behind a colon is not for what takes a whole snapshot."""
-        resolved = resolve(self._store, revision.id if isinstance(revision, Snapshot) else revision)
-        if resolved.path is not None:
-            raise UnknownRevision(f"{revision!r} names something inside a snapshot. Leave out {':' + resolved.path!r}.")
-        return resolved
+        """Under the shared lock."""
+        return resolve_whole(self._store, revision)
 
     def log(self, revision: str | None = None, limit: int | None = None) -> Iterator[Snapshot]:
         """A snapshot and its ancestors, newest first; by default from HEAD, and none in a new repository."""
@@ -654,7 +515,7 @@ class Repo:
 
         Returns the snapshot there; None for the first branch of an empty repository.
         """
-        with self._moving(), self._store.shared():
+        with self._saving.settled(), self._store.shared():
             if isinstance(revision, str) and revision == self._store.refs.head().branch:
                 self._following.head_moved()
                 return self.resolve(revision) if self._store.refs.value(HEADS + revision) else None
@@ -671,7 +532,7 @@ class Repo:
         self, revision: str | Snapshot, *, branch: str | None = None, dry_run: bool = False
     ) -> tuple[str | None, str]:
         """Move a branch (HEAD's by default; a detached HEAD itself); its reflog keeps the old tip. (old, new) ids."""
-        with self._moving(), self._store.shared():
+        with self._saving.settled(), self._store.shared():
             snapshot = self._resolve(revision).snapshot
             name = branch or self._store.refs.head().branch
             old = branches.reset(self._store, name, snapshot.id, _said(revision, snapshot), dry_run=dry_run)
@@ -800,70 +661,5 @@ def _objects(model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any
     return {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "extra": extra}
 
 
-def _details(
-    contains: tuple[str, ...],
-    step: int | None,
-    epoch: int | None,
-    message: str,
-    metrics: Mapping[str, Any] | None,
-    config: Mapping[str, Plain] | None,
-) -> Details:
-    """What a snapshot taken now says besides its components; nothing of it is shared with the caller."""
-    from ciuic.commit.pipeline import Details
-    from ciuic.objects.plain import decode_plain, encode_plain, number_of
-
-    return Details(
-        step=None if step is None else int(operator.index(step)),
-        epoch=None if epoch is None else int(operator.index(epoch)),
-        message=_text(message),
-        metrics={str(name): number_of(value, f"metrics/{name}") for name, value in (metrics or {}).items()},
-        config=decode_plain(encode_plain(dict(config), "config")) if config else {},
-        contains=contains,
-        versions=_versions(),
-        timestamp=datetime.now(timezone.utc),
-    )
-
-
-def _action(details: Details) -> str:
-    """What the log of the branch says of a commit."""
-    if details.message:
-        return f"commit: {details.message}"
-    return "commit" if details.step is None else f"commit: step {details.step}"
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """A garbage collection among the thousands of objects made in a call would be a pause of training's."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _nothing(_sources: Any) -> None:
     """In place of a check that has been made."""
-
-
-def _warn(message: str) -> None:
-    import logging  # 8 ms that `ciuic log` need not spend
-
-    logging.getLogger("ciuic").warning(message)
-
-
-def _text(message: Any) -> str:
-    if not isinstance(message, str):
-        raise UnsupportedState(f"message: text is needed, not {message!r}. Put other values into config or extra.")
-    return message
-
-
-def _versions() -> dict[str, str]:
-    import platform
-
-    import torch
-
-    import ciuic
-
-    return {"ciuic": ciuic.__version__, "torch": torch.__version__, "python": platform.python_version()}

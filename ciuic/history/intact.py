@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from ciuic.errors import CiuicError, DamageError, Pruned, ReadOnlyStorage, StorageError, StorageFull
-from ciuic.history.revisions import resolve
+from ciuic.history.revisions import resolve, resolve_whole
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Tensor, walk
 from ciuic.store.lineage import logged, readable_line
+from ciuic.store.object_reader import read_snapshot
+from ciuic.store.prunes import NEEDED_TO_RESUME
 from ciuic.store.refs import HEAD, HEADS
 from ciuic.store.store import Store
 
@@ -18,6 +21,8 @@ MOST_READ = 20
 """Snapshots that are read for an error's message."""
 
 Failure = TypeVar("Failure", bound=CiuicError)
+
+logger = logging.getLogger("ciuic")
 
 
 class Search:
@@ -60,6 +65,34 @@ class Search:
 def line_of(store: Store, tip: str, branch: str | None, lost: list[str] | None = None) -> Iterator[Snapshot]:
     """A snapshot and its ancestors, newest first, and where one cannot be read what the branch's log knows beyond."""
     return readable_line(store, [tip], lambda: logged(store, HEADS + branch) if branch else [], lost)
+
+
+def newest_intact(store: Store, revision: str) -> Snapshot | None:
+    """The newest snapshot of a line that has all that a resume needs, all of it read; ``Repo.newest_intact`` says more.
+
+    Under the shared lock.
+    """
+    head = store.refs.head()
+    branch = head.branch if revision == HEAD else revision
+    tip = head.snapshot if revision == HEAD else store.refs.value(HEADS + revision)
+    if tip is None and revision != HEAD:
+        tip, branch = resolve_whole(store, revision).snapshot.id, None
+    if tip is None:
+        return None
+    prunes, search, lost = store.refs.prunes(), Search(store), list[str]()
+    line = line_of(store, tip, branch, lost)
+    intact = search.first(each for each in line if not prunes.get(each.id, frozenset()) & NEEDED_TO_RESUME)
+    for id in lost:
+        logger.warning("Snapshot %s cannot be read, and is passed over.", id[:12])
+    for snapshot, error in search.damaged:
+        logger.warning("Snapshot %s is damaged, and passed over: %s", snapshot.named, error)
+    if intact is None and search.damaged:
+        raise search.damaged[0][1]
+    if intact is None and lost:
+        read_snapshot(store, bytes.fromhex(lost[0]))  # it says what is wrong
+    if intact is not None and (lost or search.damaged):
+        logger.warning("The newest intact snapshot is %s; damaged ones stay in the log.", intact.named)
+    return intact
 
 
 def offering(store: Store, error: Failure, revision: str | Snapshot) -> Failure:

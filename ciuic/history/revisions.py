@@ -63,6 +63,14 @@ def resolve(store: Store, revision: str) -> Resolved:
     return _Resolver(store, revision.strip()).resolve()
 
 
+def resolve_whole(store: Store, revision: str | Snapshot) -> Resolved:
+    """``resolve`` for what takes a whole snapshot: a path behind a colon is UnknownRevision."""
+    resolved = resolve(store, revision.id if isinstance(revision, Snapshot) else revision)
+    if resolved.path is not None:
+        raise UnknownRevision(f"{revision!r} names something inside a snapshot. Leave out {':' + resolved.path!r}.")
+    return resolved
+
+
 class _Resolver:
     def __init__(self, store: Store, revision: str) -> None:
         self.store = store

@@ -37,7 +37,7 @@ def stopped():
     pids = []
 
     def stop(repo):
-        writer = repo._background()._writer
+        writer = repo._saving.engine()._writer
         until(lambda: writer.pid is not None)
         os.kill(writer.pid, signal.SIGSTOP)
         pids.append(writer.pid)
@@ -185,7 +185,7 @@ def test_with_every_slot_in_use_it_skips_if_asked_to(run, repo, two_slots, stopp
     for each in (skipped, late):
         assert not each.staged() and isinstance(each.exception(), ciuic.SnapshotSkipped)
     assert repo.counts["skipped"] == 2 and "step 2 was skipped" in warnings_of()[0]
-    resume(repo._background()._writer.pid)
+    resume(repo._saving.engine()._writer.pid)
     assert [each.result(60).step for each in kept] == [0, 1]
 
 
@@ -196,7 +196,7 @@ def test_with_every_slot_in_use_it_waits_for_one(run, repo, two_slots, stopped):
     stopped(repo)
     for step in range(2):
         repo.commit(model, optimizer, step=step, wait=False)
-    goes_on = threading.Timer(0.1, resume, [repo._background()._writer.pid])
+    goes_on = threading.Timer(0.1, resume, [repo._saving.engine()._writer.pid])
     goes_on.start()
     assert repo.commit(model, optimizer, step=2, wait=False).result(60).step == 2
     goes_on.join()
@@ -212,7 +212,7 @@ def test_the_manager_skips_and_takes_the_next_as_soon_as_it_can(run, tmp_path, t
     taken = {step: manager.save(step, model, optimizer) for step in range(8)}
     assert [step for step, each in taken.items() if each is not None] == [1, 3, 5, 7]
     assert manager.counts["skipped"] == 2 and manager.failures == 0
-    resume(manager.repo._background()._writer.pid)
+    resume(manager.repo._saving.engine()._writer.pid)
     manager.wait()
     assert manager.due(8) and manager.save(8, model, optimizer).result(60).step == 8
     assert [each.step for each in manager.snapshots()] == [8, 3, 1]
@@ -233,7 +233,7 @@ def test_prepare_forecasts_what_the_optimizer_will_add(run, repo, two_slots, tra
     """No slot has to grow after the first step."""
     model, optimizer = run
     repo.prepare(model, optimizer)
-    arena = repo._background()._arena
+    arena = repo._saving.engine()._arena
     keys = [slot.key for slot in arena._slots]
     assert len(keys) == 2 and all(slot.mapping.ready for slot in arena._slots)
     for step in range(3):
@@ -287,8 +287,8 @@ def test_a_writer_that_is_killed_is_replaced(run, repo, train, warnings_of):
         train(model, optimizer)
         taken.append(repo.commit(model, optimizer, step=step, wait=False))
         if step % 4 == 3:
-            until(lambda: repo._background()._writer.pid is not None)
-            os.kill(repo._background()._writer.pid, signal.SIGKILL)
+            until(lambda: repo._saving.engine()._writer.pid is not None)
+            os.kill(repo._saving.engine()._writer.pid, signal.SIGKILL)
             taken[-1].result(60)
     assert [each.result(60).step for each in taken] == [*range(12)]
     assert [each.step for each in repo.log()] == [*range(12)][::-1] and set(repo.branches()) == {"main"}
@@ -301,7 +301,7 @@ def test_a_writer_that_hangs_is_replaced(run, tmp_path, opened, stopped):
     model, optimizer = run
     repo = opened(ciuic.Repo.init(tmp_path / "run", writer_timeout=1.0))
     repo.commit(model, optimizer, step=0, wait=False).result(60)
-    first = repo._background()._writer.pid
+    first = repo._saving.engine()._writer.pid
     stopped(repo)
     assert repo.commit(model, optimizer, step=1, wait=False).result(60).step == 1
     assert repo.counts["writer_stalls"] == 1 and not alive(first)
@@ -321,7 +321,7 @@ def test_close_leaves_nothing_and_the_object_can_be_used_again(run, tmp_path):
     pids = []
     for step in range(2):
         repo.commit(model, optimizer, step=step, wait=False).result(60)
-        pids.append(repo._background()._writer.pid)
+        pids.append(repo._saving.engine()._writer.pid)
         repo.close()
     repo.close()
     until(lambda: threading.active_count() == before[1])
@@ -335,7 +335,7 @@ def test_a_repository_that_nobody_holds_any_more_is_closed(run, tmp_path):
     model, optimizer = run
     repo = ciuic.Repo.init(tmp_path / "run")
     pending = repo.commit(model, optimizer, step=0, wait=False)
-    writer = repo._background()._writer
+    writer = repo._saving.engine()._writer
     del repo
     gc.collect()
     assert pending.result(60).step == 0

@@ -110,7 +110,7 @@ def test_closed_by_a_signal_handler_in_the_middle_of_a_commit(run, tmp_path, mon
     model, optimizer = run
     repo = ciuic.Repo.init(tmp_path / "run")
     repo.commit(model, optimizer, step=0, wait=False).result(60)
-    engine = repo._background()
+    engine = repo._saving.engine()
     monkeypatch.setattr(engine, "_track", lambda *_: signal.raise_signal(signal.SIGUSR1))
     before = signal.signal(signal.SIGUSR1, lambda *_: repo.close())
     try:
@@ -126,7 +126,7 @@ def test_interrupted_anywhere_in_the_call(run, repo, monkeypatch):
     model, optimizer = run
     monkeypatch.setattr(arena_module, "SMALL_SLOTS_BYTES", 0)
     repo.prepare(model, optimizer)
-    engine = repo._background()
+    engine = repo._saving.engine()
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -183,7 +183,7 @@ def test_what_was_copied_is_not_held_on_to(run, tmp_path):
     repo = ciuic.Repo.init(tmp_path / "run")
     model = nn.Linear(512, 512)
     repo.commit(model, wait=False).result(60)
-    until(lambda: repo._background()._copier._orders.empty())
+    until(lambda: repo._saving.engine()._copier._orders.empty())
     weight = weakref.ref(model.weight)
     del model
     gc.collect()
@@ -197,7 +197,7 @@ def test_the_writer_lets_go_of_memory_that_has_grown(repo, monkeypatch):
     monkeypatch.setattr(arena_module, "SMALL_SLOTS_BYTES", 0)
     for size in (1 << 20, 1 << 20, 3 << 20, 3 << 20, 9 << 20, 9 << 20):
         repo.commit(extra={"x": torch.zeros(size, dtype=torch.uint8)}, wait=False).result(60)
-    maps = Path(f"/proc/{repo._background()._writer.pid}/maps").read_text().splitlines()
+    maps = Path(f"/proc/{repo._saving.engine()._writer.pid}/maps").read_text().splitlines()
     mapped = [line.split()[0].split("-") for line in maps if "ciuic-slot" in line]
     assert mapped and all(int(stop, 16) - int(start, 16) >= 9 << 20 for start, stop in mapped)
 

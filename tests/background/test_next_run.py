@@ -19,11 +19,11 @@ DIES = (
 import signal
 repo, pending = train(sys.argv[1], 2)
 pending.result(60)
-os.kill(repo._background()._writer.pid, signal.SIGSTOP)
+os.kill(repo._saving.engine()._writer.pid, signal.SIGSTOP)
 model = nn.Linear(256, 256)
 staged = repo.commit(model, step=2, wait=False)
 assert staged.staged(60)
-say("writer", repo._background()._writer.pid)
+say("writer", repo._saving.engine()._writer.pid)
 """
 )
 AT_ONCE = (
@@ -100,7 +100,7 @@ def test_closed_before_it_had_finished(tmp_path, opened):
     """The same program opens the repository anew, and waits for the writer that it let go."""
     repo = opened(ciuic.Repo.init(tmp_path / "run"))
     repo.commit(torch.nn.Linear(256, 256), step=1, wait=False).result(60)
-    engine = repo._background()
+    engine = repo._saving.engine()
     writer = engine._writer.pid
     os.kill(writer, signal.SIGSTOP)
     assert repo.commit(torch.nn.Linear(256, 256), step=2, wait=False).staged(60)
@@ -122,13 +122,13 @@ def test_a_run_that_lives_is_not_waited_for(tmp_path, opened, warnings_of):
     """Two runs on one repository at a time: each looks after its own writer."""
     repo = opened(ciuic.Repo.init(tmp_path / "run"))
     repo.commit(torch.nn.Linear(256, 256), step=1, wait=False).result(60)
-    os.kill(repo._background()._writer.pid, signal.SIGSTOP)
+    os.kill(repo._saving.engine()._writer.pid, signal.SIGSTOP)
     pending = repo.commit(torch.nn.Linear(256, 256), step=2, wait=False)
     assert pending.staged(60)
     before = time.monotonic()
     ciuic.Repo(tmp_path / "run").await_earlier_run()
     assert time.monotonic() - before < 2 and len(os.listdir(tmp_path / "run/tmp")) >= 2
-    os.kill(repo._background()._writer.pid, signal.SIGCONT)
+    os.kill(repo._saving.engine()._writer.pid, signal.SIGCONT)
     assert pending.result(60).step == 2 and warnings_of() == []
 
 

@@ -36,7 +36,7 @@ def train(path, steps=10**9, pause=0.0):
         optimizer.step()
         pending = repo.commit(model, optimizer, step=step, wait=False)
         if pending.staged():
-            say("staged", step, repo._background()._writer.pid)
+            say("staged", step, repo._saving.engine()._writer.pid)
         time.sleep(pause)
     return repo, pending
 """

@@ -47,8 +47,8 @@ def fs():
 def trainer(repo, path, fs):
     """A repository object whose file effects can be interrupted."""
     trainer = ciuic.Repo(path)
-    trainer._store = Store(os.fspath(path), fs)
-    trainer._following = Following(trainer._store)
+    trainer._store = trainer._saving._store = Store(os.fspath(path), fs)
+    trainer._following = trainer._saving._following = Following(trainer._store)
     return trainer
 
 

@@ -39,8 +39,8 @@ def repo(path: Path) -> ciuic.Repo:
 def through(path: Path, fs: FileSystem) -> ciuic.Repo:
     """The repository as a process sees it whose disk is ``fs``."""
     repo = ciuic.Repo(path)
-    repo._store = Store(os.fspath(path), fs)
-    repo._following = Following(repo._store)
+    repo._store = repo._saving._store = Store(os.fspath(path), fs)
+    repo._following = repo._saving._following = Following(repo._store)
     return repo
 
 

@@ -94,7 +94,8 @@ class SnapshotManager:
         self._step_seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._last: tuple[int, float] | None = None  # the newest boundary, or the end of the snapshot taken at it
         self._last_taken: tuple[int, float] | None = None
-        self._origin: str | None = None  # the snapshot that the run goes on from
+        self._origin: str | None = None  # the snapshot that the run goes on from, and what it was restored into
+        self._given: Mapping[str, Any] = {}
         self._cost_s: float | None = None
         self._tracked: Tracked | None = None
         self._next_step = 0
@@ -219,16 +220,19 @@ class SnapshotManager:
 
         Takes the keywords of ``Repo.restore``. Steps are counted on from the snapshot's.
         """
-        if self._tracked is not None and not objects:
-            objects = self._tracked.for_restore(self.repo.resolve(snapshot))
-        restored = self.repo.restore(snapshot, **objects)
+        restored = self._bring_back(snapshot, objects)
         self._underway = True
-        self._origin = restored.id
+        self._origin, self._given = restored.id, objects
         self._next_step = 0 if restored.step is None else restored.step + 1
         self._restored = restored
         self._supervised.restored(restored.step)
         notice("Resuming after step %s, from snapshot %s of %s.", restored.step, restored.id[:12], self.repo.path)
         return restored
+
+    def _bring_back(self, snapshot: Snapshot | str, objects: Mapping[str, Any]) -> Snapshot:
+        if self._tracked is not None and not objects:
+            objects = self._tracked.for_restore(self.repo.resolve(snapshot))
+        return self.repo.restore(snapshot, **objects)
 
     def due(self, step: int) -> bool:
         """Whether ``save`` would act at this step, as far as the step's number alone tells."""
@@ -263,11 +267,15 @@ class SnapshotManager:
             return
         epoch = drawn = None
         try:
+            if loops.strayed and self._origin is not None:
+                self._bring_back(self._origin, self._given)
             for drawn, batch in loop:
                 epoch, loops.drawn, self._next_step, self._underway = loop.epoch, drawn, drawn + 1, True
                 self._restored = None  # a loop that goes on after a restore stands where it stands
                 yield drawn, batch
                 loops.check_current(loop)
+            if drawn is not None:
+                self._end(drawn, epoch)
         finally:
             loops.leave(loop)
         if drawn is None:
@@ -275,15 +283,13 @@ class SnapshotManager:
                 "Nothing to do: this loop is complete, and the run has %d steps. A larger `max_steps` or `max_epochs` "
                 "goes on.", loop.next_step,
             )  # fmt: skip
-        else:
-            self._end(drawn, epoch)
 
     def _end(self, step: int, epoch: int | None) -> None:
         """The state after the last step of a loop is durable, or has failed."""
         newest = self._newest
         if newest is None or newest.step != step or newest.exception() is not None:
             last = self._boundary
-            moment = last if last is not None and last.step == step else self._moment(step, {})
+            moment = last if last is not None and last.step == step else self._moment(step, {"epoch": epoch})
             self._order(moment, True, {"epoch": epoch}, ("end of the loop",))
         self._raise_error()
 

@@ -18,14 +18,17 @@ class Loops:
     """``drawn``: the step of the batch that was given last, until it is ended; None outside of a loop.
 
     A loop is known by its number in the script, from 0. One that came before the position is over and gives nothing;
-    the one of the position goes on from there; a later one begins an epoch.
+    the one of the position goes on from there; a later one begins an epoch. What the script does after a loop that is
+    over, a schedule's step or a validation, it has done before: ``strayed`` says, when the next one has begun, that
+    objects and generators are no longer as they were restored.
     """
 
     def __init__(self) -> None:
         self.running = False
         self.drawn: int | None = None
+        self.strayed = False
         self._number = 0
-        self._passed_over = False
+        self._astray = False
         self._loop: Loop | None = None
         self._stored: Position | None = None
 
@@ -38,21 +41,26 @@ class Loops:
             at = stored_position(node)
         if self._number:  # not at the start of the script: back to where this snapshot stood in its loop
             self._number = at.loop
-        self._stored, self._loop = at, None
+        self._stored, self._loop, self._astray = at, None, False
 
     def begin(self, loader: Any, next_step: int, *, max_steps: int | None, max_epochs: int | None) -> Loop | None:
         """The script's next loop; None when it is over."""
         number, self._number = self._number, self._number + 1
         at = self._here() or Position(next_step=next_step)
         if at.loop > number:
-            if not self._passed_over:  # once: a loop an epoch has as many as epochs
-                logger.warning("Nothing to do: the run stands at step %d, in a later loop.", at.next_step)
-            self._passed_over = True
+            if not self._astray:  # once: a loop an epoch has as many as epochs
+                logger.warning(
+                    "Nothing to do: the run stands at step %d, in a later loop. What the script does between its loops "
+                    "is done again; what is tracked is brought back after that.", at.next_step,
+                )  # fmt: skip
+            self._astray = True
             return None
+        self.strayed = self._astray
         if at.loop < number:
             epoch = at.epoch + (at.offset > 0)
             at = Position(next_step=at.next_step, loop=number, first_epoch=epoch, epoch=epoch)
-        self._loop = Loop(loader, at, max_steps=max_steps, max_epochs=max_epochs)
+        self._loop = Loop(loader, replace(at, left=False), max_steps=max_steps, max_epochs=max_epochs)
+        self._astray = at.left and self._loop.complete()
         self.running, self.drawn = True, None
         return self._loop
 
@@ -79,7 +87,9 @@ class Loops:
         here = self._here()
         if here is None:
             return None
-        return (here if self.running else replace(here, next_step=next_step)).to_plain()
+        if not self.running:
+            here = replace(here, next_step=next_step, left=here.left or self._loop is not None)
+        return here.to_plain()
 
     def _here(self) -> Position | None:
         return self._stored if self._loop is None else self._loop.position()

@@ -24,6 +24,7 @@ class Position:
     ``generators``: of the process, as the epoch began, ``packed``; ``own``: those of the loader and its samplers, by
     name. At offset 0 the epoch has not begun: no ``generators``, and ``own`` as they are now.
     ``loader``: the loader's own ``state`` at this position, where it has one, and ``by`` which kind of source.
+    ``left``: the script has gone on behind the loop, so that what follows a complete one is in the snapshot.
     """
 
     next_step: int = 0
@@ -35,6 +36,7 @@ class Position:
     generators: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
     loader: Any = None
+    left: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """What a snapshot's component ``data`` is made of."""
@@ -52,6 +54,8 @@ def stored_position(node: StateNode) -> Position:
     if not all(type(count) is int and count >= 0 for count in counts):
         raise _unknown()
     if not all(isinstance(values.get(name, {}), dict) for name in ("generators", "own")):
+        raise _unknown()
+    if type(values.get("left", False)) is not bool:
         raise _unknown()
     loader = values.get("loader")
     if loader is not None and not (isinstance(loader, dict) and {"by", "state"} <= loader.keys()):

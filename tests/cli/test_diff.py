@@ -47,9 +47,8 @@ def test_the_weights_come_before_the_optimizer_and_its_counters_last(run: Run) -
     """Moments always change more than weights do, and counters as regularly as a clock."""
     records = run("--json", "diff", "HEAD~1", "HEAD").records
     for kind, slot in (("module", lambda each: each["slot"]), ("tensor", lambda each: each["path"].split("/")[-1])):
-        found = [
-            "counter" if slot(each) == "step" else each["path"].split("/")[0] for each in records if each["type"] == kind
-        ]
+        of_kind = [each for each in records if each["type"] == kind]
+        found = ["counter" if slot(each) == "step" else each["path"].split("/")[0] for each in of_kind]
         assert found == sorted(found, key=["model", "optimizer", "counter"].index)
         assert set(found) == {"model", "optimizer", "counter"}
 

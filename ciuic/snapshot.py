@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ciuic.errors import CiuicError, MissingPackage, MonitoringError, SnapshotSkipped, StateMismatch, TornSnapshot
 from ciuic.notices import notice
+from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
 from ciuic.store.prunes import NEEDED_TO_RESUME
@@ -226,7 +227,7 @@ class SnapshotManager:
         self._next_step = 0 if restored.step is None else restored.step + 1
         self._restored = restored
         self._supervised.restored(restored.step)
-        notice("Resuming after step %s, from snapshot %s of %s.", restored.step, restored.id[:12], self.repo.path)
+        notice("Resuming after step %s, from snapshot %s of %s.", restored.step, short(restored.id), self.repo.path)
         return restored
 
     def _bring_back(self, snapshot: Snapshot | str, objects: Mapping[str, Any]) -> Snapshot:

@@ -12,8 +12,9 @@ from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import metrics_text, short, snapshot_text, step_text
+from ciuic.cli.words import metrics_text, snapshot_text, step_text
 from ciuic.errors import BisectError
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.history.bisect import Bisection, Standing

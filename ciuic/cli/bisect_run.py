@@ -15,6 +15,7 @@ import click
 
 from ciuic.cli import humane
 from ciuic.errors import BisectError, DamageError, Pruned
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.history.bisect_state import Verdict
@@ -66,7 +67,7 @@ class Asking:
         if self._format is None:
             return self._run(snapshot, None)
         with tempfile.TemporaryDirectory(prefix="ciuic-bisect-") as folder:
-            file = os.path.join(folder, snapshot.id[:12] + SUFFIXES[self._format])
+            file = os.path.join(folder, short(snapshot.id) + SUFFIXES[self._format])
             try:
                 self._export(snapshot, file)
             except (Pruned, DamageError) as error:

@@ -13,7 +13,6 @@ from ciuic.cli.completion import REF, REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
 from ciuic.cli.words import (
-    SHORT,
     Labels,
     Notes,
     Prunes,
@@ -24,13 +23,13 @@ from ciuic.cli.words import (
     notes_text,
     painted_labels,
     pruned_text,
-    short,
     snapshot_record,
     step_text,
     storage_record,
     storage_text,
 )
 from ciuic.errors import CiuicError
+from ciuic.objects.ids import SHORT, short
 
 if TYPE_CHECKING:
     from ciuic.history.notes import Note

@@ -12,8 +12,9 @@ from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import first_line, note_record, short, snapshot_text
+from ciuic.cli.words import first_line, note_record, snapshot_text
 from ciuic.errors import CiuicError
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.history.notes import Note

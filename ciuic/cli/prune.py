@@ -12,8 +12,9 @@ from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import short, snapshot_text, step_text
+from ciuic.cli.words import snapshot_text, step_text
 from ciuic.errors import StillNamed
+from ciuic.objects.ids import short
 from ciuic.store.prunes import NEEDED_TO_RESUME
 
 if TYPE_CHECKING:

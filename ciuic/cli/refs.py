@@ -12,7 +12,8 @@ from ciuic.cli.columns import Column, aligned
 from ciuic.cli.completion import BRANCH, REVISION, TAG
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import first_line, pruned_text, short, snapshot_text, step_text
+from ciuic.cli.words import first_line, pruned_text, snapshot_text, step_text
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.repo import Repo

@@ -11,8 +11,8 @@ import click
 from ciuic.cli import humane
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import short
 from ciuic.errors import DamageError
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.store.losses import Loss

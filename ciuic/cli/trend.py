@@ -15,7 +15,8 @@ from ciuic.cli import graph, humane
 from ciuic.cli.columns import Column, aligned
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Session
-from ciuic.cli.words import Labels, Notes, first_line, notes_text, painted_labels, short, step_text
+from ciuic.cli.words import Labels, Notes, first_line, notes_text, painted_labels, step_text
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.objects.snapshot import Snapshot

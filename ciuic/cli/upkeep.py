@@ -15,8 +15,9 @@ from ciuic.cli.completion import REVISION
 from ciuic.cli.durations import DURATION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.cli.words import short, snapshot_text, verification_text
+from ciuic.cli.words import snapshot_text, verification_text
 from ciuic.errors import CiuicError, DamageError
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.repo import Repo

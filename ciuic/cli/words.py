@@ -8,21 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ciuic.cli import humane
 from ciuic.cli.paint import Paint, printable
+from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
     from ciuic.history.notes import Note
     from ciuic.objects.snapshot import Snapshot, Storage
     from ciuic.repo import Repo
 
-SHORT = 8
 Labels = Mapping[str, "list[str]"]
 Prunes = Mapping[str, "frozenset[str]"]
 Notes = Mapping[str, "tuple[Note, ...]"]
-
-
-def short(name: str) -> str:
-    """The part of an id that people look at."""
-    return name[:SHORT]
 
 
 def step_text(snapshot: Snapshot) -> str:

@@ -13,6 +13,7 @@ from ciuic.errors import BisectError, UnknownRevision
 from ciuic.history.bisect_state import Answer, BisectFile, Progress, Verdict
 from ciuic.history.graph import ancestors
 from ciuic.history.revisions import resolve
+from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.refs import WHOLE
 from ciuic.store.store import Store
@@ -138,7 +139,8 @@ class Bisection:
                 earliest = id
             elif earliest not in {each.id for each in ancestors(self._store, [id])}:
                 raise BisectError(
-                    f"Neither of the bad {earliest[:12]} and {id[:12]} comes from the other. Search before one of them."
+                    f"Neither of the bad {short(earliest)} and {short(id)} comes from the other. "
+                    "Search before one of them."
                 )
         return earliest
 
@@ -149,8 +151,8 @@ class Bisection:
                 "Begin anew with other ends, or exchange good and bad."
             )
         raise BisectError(
-            f"The bad {bad.id[:12]} does not come from the good {good.id[:12]}. "
-            f"`ciuic log {bad.id[:12]}` lists the snapshots that may be good."
+            f"The bad {short(bad.id)} does not come from the good {short(good.id)}. "
+            f"`ciuic log {short(bad.id)}` lists the snapshots that may be good."
         )
 
 

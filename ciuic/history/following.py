@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ciuic.errors import CiuicError, DamageError, RefConflict
+from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
 from ciuic.store.refs import HEAD, HEADS, fits_limit
@@ -153,7 +154,7 @@ class Following:
         if not self.store.known(bytes.fromhex(parent)) or parent in self.store.refs.buried():
             _say(
                 "the snapshot %s, which this run comes from, was collected: the next one begins a new history",
-                parent[:12],
+                short(parent),
             )
             return None
         self._generation = self.store.generation
@@ -221,8 +222,8 @@ class Following:
             while not fits_limit(base, SUFFIX_ROOM):
                 base = base[:-1].rstrip("./")
             parent = self._parent_step()
-            short = parent is not None and 0 <= parent < 10**18
-            base += f"-step-{parent}" if short else f"-{self.position.parent[:8]}"
+            fits = parent is not None and 0 <= parent < 10**18
+            base += f"-step-{parent}" if fits else f"-{short(self.position.parent)}"
         number = 1
         while True:
             name = base if number == 1 and base != self.position.origin else f"{base}-{number + 1}"

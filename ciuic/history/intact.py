@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ciuic.errors import CiuicError, DamageError, Pruned, ReadOnlyStorage, StorageError, StorageFull
 from ciuic.history.revisions import resolve, resolve_whole
+from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Tensor, walk
 from ciuic.store.lineage import logged, readable_line
@@ -109,10 +110,9 @@ def offering(store: Store, error: Failure, revision: str | Snapshot) -> Failure:
     if intact is None:
         return error
     on = f" of {branch}" if branch else " before it"
-    step = "" if intact.step is None else f" (step {intact.step})"
     offered = type(error)(
-        f"{error}\nThe newest intact snapshot{on} is {intact.id[:12]}{step}: restore that one. "
-        f"`ciuic checkout {intact.id[:12]}` has the next run resume there; `ciuic repair` says what else is lost."
+        f"{error}\nThe newest intact snapshot{on} is {intact.named}: restore that one. "
+        f"`ciuic checkout {short(intact.id)}` has the next run resume there; `ciuic repair` says what else is lost."
     )
     if isinstance(offered, DamageError):
         offered.intact = intact.id

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ciuic.errors import InvalidNote
+from ciuic.objects.ids import short
 from ciuic.store.reflog import LogRecord
 from ciuic.store.refs import NOTES
 from ciuic.store.store import Store
@@ -51,7 +52,7 @@ def add(store: Store, snapshot_id: str, text: str) -> Note:
 def drop(store: Store, snapshot_id: str, key: str) -> None:
     """Take a note back: durable on return. InvalidNote when there is none of this key. Under the shared lock."""
     if all(note.key != key for note in listing(store).get(snapshot_id, ())):
-        raise InvalidNote(f"{snapshot_id[:12]} has no note {key}. `ciuic note {snapshot_id[:12]}` lists its notes.")
+        raise InvalidNote(f"{short(snapshot_id)} has no note {key}. `ciuic note {short(snapshot_id)}` lists its notes.")
     store.refs.set(NOTES, snapshot_id, f"drop {key}")
 
 

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 from ciuic.amounts import parse_span
 from ciuic.errors import AmbiguousRevision, DamagedData, UnknownRevision
 from ciuic.history.graph import first_parents
-from ciuic.objects.ids import Kind
+from ciuic.objects.ids import Kind, short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.object_reader import read_snapshot
 from ciuic.store.reflog import NOTHING, SYMBOLIC, LogRecord
@@ -182,7 +182,7 @@ class _Resolver:
             if number == 0:
                 return snapshot
             if number > len(snapshot.parents):
-                raise self.unknown(f"{snapshot.id[:12]} has no parent {number}")
+                raise self.unknown(f"{short(snapshot.id)} has no parent {number}")
             return self.read(snapshot.parents[number - 1])
         wanted = self.integer(suffix["generations"] or "1")
         count = 0

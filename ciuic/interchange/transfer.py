@@ -10,6 +10,7 @@ from typing import Protocol
 from ciuic.errors import Pruned
 from ciuic.interchange.exporting import ExportReport, Progress, export_snapshot
 from ciuic.interchange.importing import read_file
+from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import StateNode, Tensor, walk
 
@@ -71,7 +72,7 @@ def export(
     snapshot = repo.resolve(revision)
     components = repo.components(snapshot)
     if component in snapshot.tree and component not in components:
-        raise Pruned(f"The {component} of {snapshot.id[:12]} was pruned. `ciuic log` shows other snapshots.")
+        raise Pruned(f"The {component} of {short(snapshot.id)} was pruned. `ciuic log` shows other snapshots.")
     metadata = {"ciuic.snapshot": snapshot.id, "ciuic.component": component}
     if snapshot.step is not None:
         metadata["ciuic.step"] = str(snapshot.step)

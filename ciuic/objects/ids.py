@@ -13,6 +13,8 @@ from blake3 import blake3
 
 ID_LENGTH = 32
 NO_ID = bytes(ID_LENGTH)
+SHORT = 8
+"""Digits of an id that people look at: enough to tell apart the snapshots of any run."""
 
 
 class Kind(IntEnum):
@@ -37,3 +39,8 @@ def object_id(kind: Kind, raw: Any) -> bytes:
     if kind is Kind.CHUNK:
         return blake3(raw).digest()
     return blake3(raw, derive_key_context=CONTEXTS[kind]).digest()
+
+
+def short(id: str) -> str:
+    """The beginning of a hexadecimal id, as every message and every command shows it."""
+    return id[:SHORT]

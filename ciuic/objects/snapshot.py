@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ciuic.objects.encoding import EncodingError, Repeated, decode, encode
-from ciuic.objects.ids import ID_LENGTH
+from ciuic.objects.ids import ID_LENGTH, short
 from ciuic.objects.plain import from_encodable, to_encodable
 from ciuic.objects.state_tree import Plain
 
@@ -61,8 +61,8 @@ class Snapshot:
 
     @property
     def named(self) -> str:
-        """As messages name it: "3f2a91c0d3e4 (step 499)"."""
-        return self.id[:12] + ("" if self.step is None else f" (step {self.step})")
+        """As messages name it: "3f2a91c0 (step 499)"."""
+        return short(self.id) + ("" if self.step is None else f" (step {self.step})")
 
     def __repr__(self) -> str:
         return f"Snapshot(step={self.step}, timestamp={self.timestamp:%Y-%m-%dT%H:%M:%S}Z)"

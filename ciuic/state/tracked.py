@@ -10,6 +10,7 @@ import numpy
 import torch
 
 from ciuic.errors import StateMismatch, UnsupportedState
+from ciuic.objects.ids import short
 from ciuic.objects.plain import decode_plain, encode_plain
 from ciuic.objects.snapshot import Snapshot
 from ciuic.state.capture import check_objects
@@ -63,7 +64,7 @@ class Tracked:
         lacking = sorted(here - held)
         if "model" in lacking:
             raise StateMismatch(
-                f"The snapshot {snapshot.id[:12]} has no model, and a model is tracked. Resume from another snapshot "
+                f"The snapshot {short(snapshot.id)} has no model, and a model is tracked. Resume from another snapshot "
                 "(`ciuic checkout`), or bring in the weights with `ciuic import`.",
                 ("model: the snapshot has none",),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ciuic.errors import Pruned
+from ciuic.objects.ids import short
 from ciuic.store.marking import Marks
 from ciuic.store.object_reader import read_snapshot
 from ciuic.store.rebasing import Rebasing, RepackReport
@@ -20,7 +21,7 @@ def flatten(store: Store, snapshot_id: str) -> RepackReport:
         snapshot = read_snapshot(store, bytes.fromhex(snapshot_id))
         gone = store.refs.prunes().get(snapshot_id, frozenset())
         if WHOLE in gone:
-            raise Pruned(f"The state of {snapshot_id[:12]} was pruned: there is nothing to flatten.")
+            raise Pruned(f"The state of {short(snapshot_id)} was pruned: there is nothing to flatten.")
         marks = Marks(store, {}, {})
         marks.walk_trees([bytes.fromhex(tree) for name, tree in snapshot.tree.items() if name not in gone])
         session = store.new_packs()

@@ -12,7 +12,7 @@ from typing import Any
 
 from ciuic.errors import CiuicError, DamagedData, DamageError, StorageError
 from ciuic.objects.encoding import EncodingError
-from ciuic.objects.ids import NO_ID, Kind
+from ciuic.objects.ids import NO_ID, Kind, short
 from ciuic.objects.recipe import decode_recipe
 from ciuic.store.expiry import read_logs
 from ciuic.store.fsck_chains import ChainChecker
@@ -250,7 +250,7 @@ class Checker:
             try:
                 snapshot = read_snapshot(self.store, bytes.fromhex(id))
             except CiuicError as error:
-                self.problems.append(f"snapshot {id[:12]}: {error}")
+                self.problems.append(f"snapshot {short(id)}: {error}")
                 self.losses[id] = None
                 continue
             stack += snapshot.parents

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ciuic.errors import DamagedData
 from ciuic.objects.encoding import EncodingError
-from ciuic.objects.ids import Kind
+from ciuic.objects.ids import Kind, short
 from ciuic.objects.snapshot import Snapshot, decode_snapshot
 from ciuic.store.store import Store
 
@@ -19,7 +19,7 @@ def read_snapshot(store: Store, id: bytes) -> Snapshot:
     try:
         return decode_snapshot(bytes(store.read(Kind.SNAPSHOT, id)), id)
     except EncodingError as error:
-        raise DamagedData(f"snapshot {id.hex()[:12]}: {error}. Run `ciuic fsck`.") from error
+        raise DamagedData(f"snapshot {short(id.hex())}: {error}. Run `ciuic fsck`.") from error
 
 
 def read_tree(store: Store, id: bytes) -> Tree:

@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from blake3 import blake3
 
 from ciuic.errors import DamagedRef, LockTimeout, RefConflict, StorageError
+from ciuic.objects.ids import short
 from ciuic.store.fs import FileSystem
 from ciuic.store.locks import hold_open, opened
 
@@ -288,7 +289,7 @@ class RefLog:
     def _compare(self, expected: str | None, actual: str) -> None:
         if expected is not None and expected != actual:
             raise RefConflict(
-                f"{self.name} is at {_short(actual)} and not at {_short(expected)}: another process moved it. "
+                f"{self.name} is at {_named(actual)} and not at {_named(expected)}: another process moved it. "
                 "Look at `ciuic reflog`, then decide again."
             )
 
@@ -337,5 +338,5 @@ class RefLog:
         self.fs.sync_folder(os.path.dirname(self.path))
 
 
-def _short(value: str) -> str:
-    return "nothing" if value == NOTHING else value if value.startswith(SYMBOLIC) else value[:12]
+def _named(value: str) -> str:
+    return "nothing" if value == NOTHING else value if value.startswith(SYMBOLIC) else short(value)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import lmdb
 
 from ciuic.errors import CiuicError, LockTimeout
-from ciuic.objects.ids import Kind
+from ciuic.objects.ids import Kind, short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.fsck import Checker, Progress
 from ciuic.store.lineage import logged, readable_line
@@ -280,7 +280,7 @@ class _Repair:
                 yield Found(snapshot.id, snapshot.step, None, losses)
                 continue
             covered.update(each.id for each in readable_line(self.view, [snapshot.id], list))
-            yield Found(snapshot.id, snapshot.step, f"rescued-{snapshot.id[:8]}")
+            yield Found(snapshot.id, snapshot.step, f"rescued-{short(snapshot.id)}")
 
     def _losses(self, snapshot: Snapshot, gone: frozenset[str]) -> tuple[Loss, ...]:
         trees = [(name, tree) for name, tree in snapshot.tree.items() if name not in gone]

@@ -11,6 +11,7 @@ from ciuic.commit.leaves import BytesSource
 from ciuic.commit.pipeline import Details, commit_snapshot
 from ciuic.errors import CiuicError, MissingObject, Pruned
 from ciuic.history.following import Following
+from ciuic.objects.ids import short
 from ciuic.objects.plain import encode_plain
 from ciuic.objects.state_tree import Container, StateNode, Tensor, Value, expand
 from ciuic.restore.stored_snapshot import StoredSnapshot
@@ -155,8 +156,8 @@ def _check_snapshots(store: Store, promised: Promised, tips: set[str]) -> None:
         except CiuicError as error:
             gone = isinstance(error, Pruned) or (isinstance(error, MissingObject) and id not in tips)
             if owed or not gone:
-                raise Broken(f"snapshot {id[:12]} cannot be read: {error}") from error
+                raise Broken(f"snapshot {short(id)} cannot be read: {error}") from error
             continue
         wrong = {path for path, what in found.items() if known.get(path) != what} | owed.keys() - found.keys()
         if wrong:
-            raise Broken(f"snapshot {id[:12]} came back wrong: {', '.join(sorted(wrong))}")
+            raise Broken(f"snapshot {short(id)} came back wrong: {', '.join(sorted(wrong))}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ciuic.errors import CiuicError
+from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class LastBoundary:
         except (CiuicError, OSError, MemoryError, RuntimeError) as error:
             logger.error("Step %d was not saved: %s The newest snapshot before it stands.", aside.step, error)
             return None
-        logger.warning("Saved step %d as %s.", aside.step, snapshot.id[:12])
+        logger.warning("Saved step %d as %s.", aside.step, short(snapshot.id))
         return snapshot
 
     def close(self) -> None:

@@ -46,11 +46,12 @@ def test_metrics_have_as_many_digits_as_tell_them_apart(tmp_path: Path) -> None:
 def test_the_weights_come_before_the_optimizer_and_its_counters_last(run: Run) -> None:
     """Moments always change more than weights do, and counters as regularly as a clock."""
     records = run("--json", "diff", "HEAD~1", "HEAD").records
-    for kind, slot in (("module", lambda each: each["slot"]), ("tensor", lambda each: each["path"].split("/")[-1])):
-        of_kind = [each for each in records if each["type"] == kind]
-        found = ["counter" if slot(each) == "step" else each["path"].split("/")[0] for each in of_kind]
-        assert found == sorted(found, key=["model", "optimizer", "counter"].index)
-        assert set(found) == {"model", "optimizer", "counter"}
+    modules = [(each["path"], each["slot"]) for each in records if each["type"] == "module"]
+    tensors = [each["path"].rsplit("/", 1) for each in records if each["type"] == "tensor"]
+    for found in (modules, tensors):
+        kinds = ["counter" if slot == "step" else path.split("/")[0] for path, slot in found]
+        assert list(dict.fromkeys(kinds)) == ["model", "optimizer", "counter"]
+        assert kinds == sorted(kinds, key=["model", "optimizer", "counter"].index)
 
 
 def test_diff_without_arguments_is_what_the_last_snapshot_changed(run: Run) -> None:

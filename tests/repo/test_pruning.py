@@ -34,7 +34,7 @@ def test_a_pruned_snapshot_stays_in_the_log(trained):
             lambda: repo.load(victim),
             lambda: repo.components(victim),
         ):
-            with pytest.raises(ciuic.Pruned, match=rf"{victim.id[:12]} .*was pruned"):
+            with pytest.raises(ciuic.Pruned, match=rf"{victim.id[:8]} .*was pruned"):
                 action()
         assert repo.fsck(read_data=True).problems == ()
         repo.gc()

@@ -80,7 +80,7 @@ def test_the_error_says_what_is_damaged_and_where_to_go_back_to(path, ids):
             ciuic.Repo(path).restore(revision, model=live)
         text = str(caught.value)
         assert text.startswith(f"model/moving.weight, chunk 0: {pack} at offset {offset}: chunk ")
-        assert f"{ids[-2][:12]} (step {STEPS - 2}): restore that one. `ciuic checkout {ids[-2][:12]}`" in text
+        assert f"{ids[-2][:8]} (step {STEPS - 2}): restore that one. `ciuic checkout {ids[-2][:8]}`" in text
         assert caught.value.intact == ids[-2]
     assert all(torch.equal(value, before[name]) for name, value in live.state_dict().items())
     assert ciuic.Repo(path).restore(ids[-2], model=live, rng=False).step == STEPS - 2
@@ -141,7 +141,7 @@ def test_a_sector_that_cannot_be_read(path, ids):
     repo._store.fs.where = str(pack), offset + RECORD_LENGTH + 10
     with pytest.raises(ciuic.StorageError, match=r"model/moving.weight, chunk 0: .*Input/output") as caught:
         repo.restore("HEAD", model=state(50))
-    assert f"`ciuic checkout {ids[-2][:12]}`" in str(caught.value)
+    assert f"`ciuic checkout {ids[-2][:8]}`" in str(caught.value)
     report = repo.fsck(read_data=True)
     assert len([problem for problem in report.problems if "Input/output" in problem]) == 1
     assert report.damaged_snapshots == (ids[-1],), "one record is lost, and not all of its pack"
@@ -176,8 +176,8 @@ def test_a_run_resumes_from_the_newest_intact_one(path, ids, how, caplog):
     assert start == STEPS - 2
     assert torch.equal(live["moving"].weight, state(STEPS - 3)["moving"].weight)
     said = [record.getMessage() for record in caplog.records]
-    assert [line[:21] for line in said[:2]] == [f"Snapshot {id[:12]}" for id in reversed(ids[-2:])]
-    assert said[2].startswith(f"The newest intact snapshot is {ids[-3][:12]} (step {STEPS - 3})")
+    assert [line[:17] for line in said[:2]] == [f"Snapshot {id[:8]}" for id in reversed(ids[-2:])]
+    assert said[2].startswith(f"The newest intact snapshot is {ids[-3][:8]} (step {STEPS - 3})")
     new = manager.save(start, state(start), rng=False, wait=True).result()
     manager.close()
     assert new.parents == (ids[-3],)

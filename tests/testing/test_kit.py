@@ -75,7 +75,7 @@ def test_a_snapshot_that_comes_back_wrong(made: tuple[Path, Promised]) -> None:
     path, promised = made
     id = next(iter(promised.snapshots))
     other = {**promised.snapshots, id: contents(bytes_state({"w": b"\xff" * 5000, "n": 0}))}
-    with pytest.raises(Broken, match=f"{id[:12]} came back wrong: model/w"):
+    with pytest.raises(Broken, match=f"{id[:8]} came back wrong: model/w"):
         check_invariants(path, Promised(other, promised.refs))
 
 

@@ -66,7 +66,8 @@ def stored_position(node: StateNode) -> Position:
 def _unknown() -> PositionError:
     return PositionError(
         "The snapshot's position in the data is not one that this version knows. Resume with the version that wrote "
-        "it (`ciuic show`), or give up the position with `ciuic prune SNAPSHOT data`: an epoch begins anew then."
+        "it (`ciuic show`), or give up the position with `ciuic prune SNAPSHOT --component data --force`: an epoch "
+        "begins anew then."
     )
 
 

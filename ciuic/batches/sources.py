@@ -203,7 +203,7 @@ class ByReplay:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._begun = False
-        self.own = held_by("loader", loader)
+        self.own = _of_wrapper(loader)
 
     def begin(self, epoch: int, skip: int, state: Any) -> Iterator[Any]:
         if isinstance(self._loader, (list, tuple, range)):
@@ -239,6 +239,16 @@ def _of_samplers(loader: Any) -> dict[str, Any]:
     )
 
 
+def _of_wrapper(loader: Any) -> dict[str, Any]:
+    """The generators of something that may go through other loaders, which it holds as attributes."""
+    found = held_by("loader", loader)
+    for name, inner in getattr(loader, "__dict__", {}).items():
+        if isinstance(inner, DataLoader):
+            of_inner = {**_of_samplers(inner), **held_along("dataset", inner.dataset)}
+            found |= {f"{name}.{key}": each for key, each in of_inner.items()}
+    return unique(found)
+
+
 def _draws_at_once(sampler: Any) -> bool:
     """Whether the process's generators are drawn from for an epoch's first indices alone, as by torch's samplers."""
     if isinstance(sampler, (list, tuple, range)):
@@ -262,7 +272,8 @@ def _pass_over(items: Iterator[Any], count: int) -> None:
     if passed < count:
         raise PositionError(
             f"The snapshot stands after batch {count} of its epoch, and the loader has {passed}. "
-            "Give it the data and the batch size that it had, or `ciuic prune SNAPSHOT data` to begin an epoch anew."
+            "Give it the data and the batch size that it had; or begin an epoch anew, after "
+            "`ciuic prune SNAPSHOT --component data --force`."
         )
 
 

@@ -57,7 +57,8 @@ def _memory(leaf: Tensor) -> tuple[Any, ...]:
 
 def has_state(value: Any) -> bool:
     """Whether ``value`` saves and loads itself."""
-    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+    both = callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+    return both and not isinstance(value, type)
 
 
 def is_state_dict(value: Any) -> bool:
@@ -94,7 +95,7 @@ def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
     if isinstance(value, torch.optim.Optimizer):
         return to_tree_of_named_state(value, path, capture)
     if has_state(value):
-        return to_tree(value.state_dict(), path, capture)
+        return to_tree(_state_of(value, path), path, capture)
     if isinstance(value, dict):
         return _mapping(value, path, capture)
     if isinstance(value, (list, tuple)):
@@ -103,6 +104,17 @@ def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
         return Value(bytes(value))
     to_encodable(value, path_text(path))
     return Value(value)
+
+
+def _state_of(value: Any, path: tuple[Key, ...]) -> Any:
+    """What an object says of itself. That this fails must not end a training: an error of ours, by its path."""
+    try:
+        return value.state_dict()
+    except Exception as error:
+        raise UnsupportedState(
+            f"{path_text(path)}: the state_dict of a {type(value).__qualname__} failed, "
+            f"{type(error).__name__}: {error}. Mend it, or leave the object out."
+        ) from error
 
 
 def _mapping(value: dict[Any, Any], path: tuple[Key, ...], capture: Capture) -> StateNode:
@@ -143,7 +155,7 @@ def _container(kind: str, items: list[tuple[Key, StateNode]], value: Any) -> Sta
 
 
 def _module(module: torch.nn.Module, path: tuple[Key, ...], capture: Capture) -> Container:
-    named = [(plain_name(name), item) for name, item in module.state_dict().items()]
+    named = [(plain_name(name), item) for name, item in _state_of(module, path).items()]
     return Container("module", tuple([(name, to_tree(item, (*path, name), capture)) for name, item in named]))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 import torch
 
+from ciuic.errors import UnsupportedState
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, expand, path_text
 from ciuic.state.leaves import has_state, is_state_dict, to_live
 from ciuic.state.modules import plain_name, unwrap
@@ -111,7 +112,12 @@ def match_object(plan: Plan, live: Any, node: StateNode, path: tuple[Key, ...]) 
     plan.read(node)
 
     def load() -> None:
-        live.load_state_dict(_like(live.state_dict(), to_live(node, path=path[1:])))
+        state = _like(live.state_dict(), to_live(node, path=path[1:]))
+        try:
+            live.load_state_dict(state)
+        except Exception as error:
+            what = f"the load_state_dict of a {type(live).__qualname__} failed, {type(error).__name__}"
+            raise UnsupportedState(f"{text}: {what}: {error}") from error
 
     plan.actions.append(load)
 

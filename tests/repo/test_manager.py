@@ -125,6 +125,34 @@ def test_a_failure_is_logged_counted_and_tried_again(path, caplog):
     )
 
 
+def test_an_object_that_cannot_say_its_state(path, caplog):
+    """Its ``state_dict`` raises: a snapshot that failed, by the object's name, as any other. It ended the training."""
+
+    class Shy(Stateful):
+        def state_dict(self):
+            raise RuntimeError("cannot now")
+
+    manager = SnapshotManager(path, 1)
+    manager.track(shy=Shy())
+    manager.step()
+    assert manager.failures == 1
+    assert "extra/shy: the state_dict of a " in caplog.text and "Shy failed, RuntimeError: cannot now." in caplog.text
+    with pytest.raises(ciuic.UnsupportedState, match="extra/shy"):
+        manager.repo.commit(extra={"shy": Shy()})
+    with pytest.raises(ciuic.UnsupportedState, match=r"shy: a builtins\.type cannot be restored in place"):
+        manager.track(shy=Shy)  # the class, by mistake
+
+
+class Stateful:
+    """An object that saves and loads itself."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 def test_on_error_raise_raises(path):
     """For who would rather stop."""
     manager = SnapshotManager(path, 1, on_error="raise")

@@ -158,6 +158,20 @@ class Plain:
             yield torch.tensor([[float(index), float(noise), 0.0, 1.0]])
 
 
+class Around:
+    """Goes through a loader that it holds, as wrappers do that move batches to a device."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for batch in self.loader:
+            yield 2 * batch
+
+
 def random_collate(items):
     """Mixes the items of a batch at random, as mixup does."""
     batch = torch.stack(items)
@@ -197,6 +211,9 @@ LOADERS = {
     "a stream with state": lambda: DataLoader(StatefulStream(), BATCH),
     "a list": lambda: [torch.full((2, 4), float(number)) for number in range(5)],
     "an iterable": Plain,
+    "a wrapped loader with generators": lambda: Around(
+        DataLoader(WithGenerators(), BATCH, shuffle=True, generator=generator())
+    ),
     "stateful": lambda: StatefulDataLoader(Augmented(), BATCH, shuffle=True),
     "stateful, with a generator": lambda: StatefulDataLoader(Indexed(), BATCH, shuffle=True, generator=generator()),
     "stateful, a stream": lambda: StatefulDataLoader(StatefulStream(), BATCH),

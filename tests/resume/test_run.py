@@ -3,6 +3,8 @@
 import itertools
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy
@@ -161,6 +163,22 @@ def test_a_loader_that_does_not_reach_the_position(manager, caplog):
     with pytest.raises(ciuic.CiuicError, match=r"no batch in epoch 0\. Give it data"):
         empty = SnapshotManager(Path(longer.repo.path).parent / "empty")
         list(empty.batches([], max_steps=5))
+
+
+def test_the_command_that_is_offered_then(manager):
+    """Gives up the position, and an epoch begins anew. It was one that `ciuic` does not know."""
+    first = manager()
+    linear(first)
+    list(first.batches([0, 1, 2, 3], max_steps=3))
+    second = manager()
+    linear(second)
+    with pytest.raises(PositionError) as said_so:
+        list(second.batches([0, 1], max_steps=5))
+    command = str(said_so.value).split("`ciuic ")[1].split("`")[0].replace("SNAPSHOT", "HEAD").split()
+    subprocess.run([sys.executable, "-m", "ciuic", *command], cwd=first.repo.path, check=True, timeout=300)
+    third = manager()
+    linear(third)
+    assert list(third.batches([0, 1], max_steps=5)) == [(3, 0), (4, 1)]
 
 
 def test_a_break_takes_no_snapshot_and_the_next_loop_begins_an_epoch(manager):

@@ -212,11 +212,11 @@ class Stubborn:
 
 
 def test_a_failure_in_the_second_pass_says_that_things_are_mixed(repo):
-    """RestoreInterrupted, with the reason."""
+    """RestoreInterrupted, with the reason and the object."""
     model, _ = training()
     repo.commit(model, extra={"s": Stubborn()})
     live, _ = training(1)
-    with pytest.raises(ciuic.RestoreInterrupted, match=r"half-way \(ValueError: not today\).*mixture"):
+    with pytest.raises(ciuic.RestoreInterrupted, match=r"half-way \(extra/s: .*ValueError: not today\).*mixture"):
         repo.restore("HEAD", model=live, extra={"s": Stubborn()})
 
 

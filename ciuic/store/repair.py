@@ -18,13 +18,14 @@ from ciuic.errors import CiuicError, LockTimeout
 from ciuic.objects.ids import Kind, short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.fsck import Checker, Progress
+from ciuic.store.layout import FOLDERS
 from ciuic.store.lineage import logged, readable_line
 from ciuic.store.losses import Loss
 from ciuic.store.object_reader import read_snapshot
 from ciuic.store.reflog import NOTHING, SYMBOLIC
 from ciuic.store.refs import HEAD, HEADS, NOTES, PRUNES, TAGS, WHOLE, is_stray
 from ciuic.store.salvage import SalvagedLog, SalvageStore
-from ciuic.store.store import FOLDERS, Store, log_mark
+from ciuic.store.store import Store, log_mark
 
 EXCLUSIVE_TIMEOUT_S = 30.0
 ATTEMPTS = 5

@@ -7,9 +7,7 @@ import functools
 import os
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -21,32 +19,28 @@ from ciuic.errors import (
     MissingObject,
     NetworkStorage,
     NotARepository,
-    ReadOnlyStorage,
-    RepositoryError,
-    RepositoryExists,
     StorageError,
 )
 from ciuic.objects.ids import NO_ID, Kind
-from ciuic.store.config import DELTAS, ID_BYTES, Config, Format, encode_config, encode_format, read_config, read_format
+from ciuic.store.config import Config, read_config, read_format
 from ciuic.store.footer_index import FooterIndex
 from ciuic.store.fs import LOCAL, FileSystem
 from ciuic.store.index import Index, IndexRow, LogMark, Place
+from ciuic.store.layout import check_parts, make, network_mount
 from ciuic.store.locks import LocksUnsupported, hold
-from ciuic.store.network import Mount, allowed_by_environment, mount_of, refusal
+from ciuic.store.network import Mount, allowed_by_environment, refusal
+from ciuic.store.open_packs import OpenPacks
 from ciuic.store.pack import Footer, Pack
 from ciuic.store.pack_format import FooterRow, RecordHeader
 from ciuic.store.reflog import CHECKSUM_DIGITS, LogRecord, encode_record
-from ciuic.store.refs import HEADS, TAGS, Refs
+from ciuic.store.refs import Refs
 
 if TYPE_CHECKING:
     from ciuic.store.pack_session import PackSession
     from ciuic.store.resolving import Record
 
-FOLDERS = ("packs", "refs", HEADS.rstrip("/"), TAGS.rstrip("/"), "index", "trash", "quarantine", "tmp")
-FILES = ("lock", "gate", "generation", "config.toml", "format", "HEAD", "prunes", "notes", "bisect")
 PACK_NAME = re.compile(r"([0-9a-f]{64})\.pack")
 SHARED_TIMEOUT_S = 120.0
-OPEN_PACKS = 128
 
 
 class Store:
@@ -70,9 +64,7 @@ class Store:
         self._footers_serve: int | None = None  # the generation for which LMDB was given up
         self.index: Index | FooterIndex = FooterIndex()
         self._lmdb_index = Index(fs, self.join("index"), self.join("tmp"))
-        self._open: OrderedDict[str, Pack] = OrderedDict()
-        self._footers: OrderedDict[str, Footer] = OrderedDict()  # of packs that were open in the last view
-        self._open_guard = threading.Lock()
+        self._packs = OpenPacks(self._new_pack)
         self._holding = threading.local()
 
     @functools.cached_property
@@ -96,44 +88,9 @@ class Store:
 
     @staticmethod
     def create(path: str, fs: FileSystem = LOCAL, *, chunk_size: int | None = None) -> Store:
-        """Make a repository in a new or empty folder. ``format`` is written last: before it there is no repository."""
+        """Make a repository in a new or empty folder, durable on return, and open it."""
         root = os.path.abspath(path)
-        if os.path.exists(os.path.join(root, "format")):
-            raise RepositoryExists(f"{root} is a ciuic repository already. Open it, or choose another folder.")
-        mount = network_mount(fs, root)
-        if mount is not None and not allowed_by_environment():
-            raise NetworkStorage(refusal(mount, root))
-        ours = {name.split("/")[0] for name in (*FOLDERS, *FILES)}
-        try:
-            if set(fs.list_folder(root)) - ours:
-                raise RepositoryError(f"{root} holds other files. Choose a new or an empty folder.")
-            _make_durable_folder(fs, root)
-        except NotADirectoryError as error:
-            raise RepositoryError(f"{error.filename} is a file. Choose a new or an empty folder.") from None
-        for folder in FOLDERS:
-            fs.make_folder_if_missing(os.path.join(root, folder))
-        fs.sync_folder(os.path.join(root, "refs"))
-        for name in ("lock", "gate"):
-            with contextlib.suppress(FileExistsError):
-                fs.close(fs.create(os.path.join(root, name)))
-        config = Config() if chunk_size is None else replace(Config(), chunk_size=chunk_size)
-        temporary = os.path.join(root, "tmp", f"init-{os.getpid()}-{os.urandom(6).hex()}")
-        fs.write_file(os.path.join(root, "config.toml"), encode_config(config), temporary)
-        read_config(fs, os.path.join(root, "config.toml"))
-        fs.write_file(os.path.join(root, "generation"), b"0\n", temporary)
-        descriptor = fs.create(temporary)
-        try:
-            fs.write(descriptor, [encode_format(Format(os.urandom(ID_BYTES), frozenset((DELTAS,))))], temporary)
-            fs.sync(descriptor, temporary)
-        finally:
-            fs.close(descriptor)
-        try:
-            fs.link(temporary, os.path.join(root, "format"))
-        except FileExistsError:
-            raise RepositoryExists(f"{root} was made a repository by another process just now. Open it.") from None
-        finally:
-            fs.remove_if_there(temporary)
-        fs.sync_folder(root)
+        make(fs, root, chunk_size)
         return Store(root, fs)
 
     # Locks and the view
@@ -168,7 +125,7 @@ class Store:
                 yield
             finally:
                 self._holding.depth = 0
-                self._let_go()
+                self._packs.let_go()
 
     @contextlib.contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
@@ -184,7 +141,7 @@ class Store:
                 yield
             finally:
                 self._holding.depth = 0
-                self._let_go()
+                self._packs.let_go()
 
     @contextlib.contextmanager
     def _complete(self) -> Iterator[None]:
@@ -232,9 +189,7 @@ class Store:
         self._check_identity()
         generation = self.read_generation()
         if generation != self.generation:
-            with self._open_guard:
-                self._open.clear()
-                self._footers.clear()
+            self._packs.clear()
             self.generation = generation
             self.refs.named.clear()
             self.damaged_packs = {}
@@ -308,45 +263,20 @@ class Store:
 
     def pack(self, name: str) -> Pack:
         """The open pack; FileNotFoundError when it is gone."""
-        with self._open_guard:
-            pack = self._open.get(name)
-            if pack is not None:
-                self._open.move_to_end(name)
-                return pack
-            footer = self._footers.get(name)
-        # Readers that hold it have one of their own: a weak reference may revive a pack whose file is being closed.
-        pack = self._new_pack(name, footer)
-        with self._open_guard:
-            self._open[name] = pack
-            while len(self._open) > OPEN_PACKS:
-                self._open.popitem(last=False)
-        return pack
+        return self._packs[name]
 
     def _pack_for(self, kind: Kind, name: str) -> Pack:
         """The pack; for a snapshot, of which a pack mostly holds one, without making others close for it."""
-        if kind is Kind.SNAPSHOT and name not in self._open:
+        if kind is Kind.SNAPSHOT and name not in self._packs:
             return self._new_pack(name)
-        return self.pack(name)
+        return self._packs[name]
 
     def _new_pack(self, name: str, footer: Footer | None = None) -> Pack:
         return Pack(self.fs, f"{self.path}/packs/{name}.pack", name, self.repository_id, footer)
 
-    def _let_go(self) -> None:
-        """At the end of a view close the packs that no reader holds: another process's sweep shall free their space."""
-        with self._open_guard:
-            for name, pack in self._open.items():
-                if pack.has_footer:
-                    self._footers[name] = pack.footer
-                    self._footers.move_to_end(name)
-            while len(self._footers) > OPEN_PACKS:
-                self._footers.popitem(last=False)
-            self._open.clear()
-
     def close_pack(self, name: str) -> None:
         """Open the pack anew next time: a damaged one may be replaced by an intact one of its name."""
-        with self._open_guard:
-            self._open.pop(name, None)
-            self._footers.pop(name, None)
+        self._packs.close(name)
 
     def place(self, id: bytes) -> Place | None:
         """Where the index says that an object stands, if that pack is present."""
@@ -528,33 +458,6 @@ class Store:
             self.index.update(self.generation, {name: index_rows(rows) for name, rows in packs.items()}, marks)
         except (CiuicError, OSError, lmdb.Error):
             self._use_footers()
-
-
-def network_mount(fs: FileSystem, path: str) -> Mount | None:
-    """The network file system on which a path lies, or will; None for a local one, and where nothing tells."""
-    mount = mount_of(fs.mountinfo(), os.path.realpath(path))
-    return mount if mount is not None and mount.shared else None
-
-
-def check_parts(root: str) -> None:
-    """RepositoryError when a part of the repository is a link: work on it must stay inside its folder."""
-    for name in (*FOLDERS, *FILES):
-        if os.path.islink(os.path.join(root, name)):
-            raise RepositoryError(
-                f"{os.path.join(root, name)} is a link. Move what it leads to here, or do not trust it."
-            )
-
-
-def _make_durable_folder(fs: FileSystem, root: str) -> None:
-    """Make ``root`` and what is missing above it; each name is durable on return."""
-    missing = [root]
-    while not os.path.isdir(os.path.dirname(missing[-1])):
-        missing.append(os.path.dirname(missing[-1]))
-    for folder in reversed(missing):
-        fs.make_folder_if_missing(folder)
-        # Also when it was there: whoever made it may have died before this. But its parent need not be ours to read.
-        with contextlib.suppress(ReadOnlyStorage):
-            fs.sync_folder(os.path.dirname(folder))
 
 
 def log_mark(log: str, record: LogRecord) -> LogMark:

@@ -16,7 +16,7 @@ from independent_reader import Reader
 from make_golden import records, trained
 
 from ciuic.errors import Pruned
-from ciuic.store.store import FOLDERS
+from ciuic.store.layout import FOLDERS
 
 GOLDEN = Path(__file__).with_name("golden") / "repository"
 EVERY_CODEC = {0, 1, 2, 3, 4, 5}

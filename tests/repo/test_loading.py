@@ -12,7 +12,7 @@ import torch
 
 import ciuic
 from ciuic.restore import holding
-from ciuic.store import copies, store
+from ciuic.store import copies, open_packs
 from ciuic.store.pack import Pack
 
 
@@ -151,7 +151,7 @@ def test_a_state_spread_over_more_packs_than_there_are_descriptors(repo, monkeyp
     """
     monkeypatch.setattr(holding, "MOST_HELD_PACKS", 10 + len(holding._held_packs))
     monkeypatch.setattr(holding, "MOST_PACKS_A_BATCH", 5)
-    monkeypatch.setattr(store, "OPEN_PACKS", 10)
+    monkeypatch.setattr(open_packs, "OPEN_PACKS", 10)
     monkeypatch.setattr(copies, "OPEN_PACKS", 10)
     tensor = torch.zeros(60 * 1024)
     for step in range(60):

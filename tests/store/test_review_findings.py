@@ -17,8 +17,7 @@ from ciuic.objects import extent
 from ciuic.objects.ids import Kind, object_id
 from ciuic.objects.snapshot import Snapshot, encode_snapshot
 from ciuic.objects.tree import ChildEntry, Tree, ValueEntry, encode_tree
-from ciuic.store import reflog
-from ciuic.store import store as store_module
+from ciuic.store import open_packs, reflog
 from ciuic.store.fs import LOCAL, FileSystem
 from ciuic.store.refs import HEADS
 from ciuic.store.store import Store
@@ -412,7 +411,7 @@ def test_a_log_of_two_tebibytes(repo, path, name):
 
 def test_footers_are_read_once_where_no_index_can_be_made(repo, path, monkeypatch):
     """On a disk that cannot hold an index each look opened every pack again."""
-    monkeypatch.setattr(store_module, "OPEN_PACKS", 4)
+    monkeypatch.setattr(open_packs, "OPEN_PACKS", 4)
 
     class Counting(FileSystem):
         opened = 0

@@ -22,6 +22,7 @@ from ciuic.history.branches import ReflogEntry
 from ciuic.history.following import Following
 from ciuic.history.graph import ancestors
 from ciuic.history.revisions import Resolved, resolve, resolve_whole
+from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.objects.state_tree import Plain, StateNode
 from ciuic.saving import Saving, details_of, no_collection
@@ -556,7 +557,7 @@ class Repo:
             snapshot = self._resolve(revision).snapshot
             if component is not None and component not in snapshot.tree:
                 raise UnknownPath(
-                    f"{snapshot.id[:12]} has no component {component!r}; it has {', '.join(snapshot.tree)}."
+                    f"{snapshot.named} has no component {component!r}; it has {', '.join(snapshot.tree)}."
                 )
             gone = self.prune_state(snapshot.id)
             if WHOLE not in gone and (component or WHOLE) not in gone:
@@ -648,7 +649,7 @@ def _policy_texts(policies: Sequence[AnyPolicy | str]) -> list[str]:
 
 def _said(revision: str | Snapshot, snapshot: Snapshot) -> str:
     """What a log remembers of a revision."""
-    return revision if isinstance(revision, str) else snapshot.id[:12]
+    return revision if isinstance(revision, str) else short(snapshot.id)
 
 
 def _first(snapshots: Iterator[Snapshot], limit: int | None) -> list[Snapshot]:

@@ -77,7 +77,7 @@ def _mark(session: Session, verdict: Verdict, revision: str | None) -> None:
     _say_standing(session, repo, bisection.standing())
 
 
-@bisect_command.command("good", cls=Command)
+@bisect_command.command("good", cls=Command, short_help="Say that REV, and all that it comes from, is good.")
 @click.argument("revision", metavar="[REV]", required=False, type=REVISION)
 @pass_session
 def good_command(session: Session, revision: str | None) -> None:
@@ -135,7 +135,12 @@ def log_command(session: Session) -> None:
     _say_standing(session, repo, standing)
 
 
-@bisect_command.command("run", cls=Command, context_settings={"allow_interspersed_args": False})
+@bisect_command.command(
+    "run",
+    cls=Command,
+    context_settings={"allow_interspersed_args": False},
+    short_help="Ask COMMAND about one after another.",
+)
 @_ends
 @click.option("--verify", is_flag=True, help="Ask the command about both ends first.")
 @click.option(

@@ -12,11 +12,12 @@ from ciuic.cli import humane
 from ciuic.cli.completion import REVISION
 from ciuic.cli.paint import printable
 from ciuic.cli.session import Command, Session, pass_session
-from ciuic.errors import Pruned, UnknownPath
+from ciuic.errors import Pruned, UnknownPath, UnknownRevision
 
 if TYPE_CHECKING:
     from ciuic.cli.selection import Part
     from ciuic.objects.state_tree import Tensor
+    from ciuic.repo import Repo
 
 LONGEST_VALUE = 40
 RAW_PIECE = 4 << 20
@@ -47,12 +48,23 @@ def _part(session: Session, revision: str) -> Part:
     from ciuic.cli.selection import select
 
     repo = session.repo()
-    found = repo.find(revision)
+    try:
+        found = repo.find(revision)
+    except UnknownRevision as error:
+        raise _meant_path(repo, revision) or error from None
     snapshot, path = found.snapshot, found.path or ""
     component = path.strip("/").split("/")[0]
     if component in repo.prune_state(snapshot.id):
         raise Pruned(f"The {component} of {snapshot.named} was pruned. Other components are there.")
     return select(repo.components(snapshot), path)
+
+
+def _meant_path(repo: Repo, revision: str) -> UnknownRevision | None:
+    """What to say of a path without its snapshot."""
+    head = repo.head().snapshot
+    if head is None or revision.split("/")[0] not in repo.resolve(head).tree:
+        return None
+    return UnknownRevision(f"{revision!r} names no snapshot, but a part of one. Write HEAD:{revision}.")
 
 
 def _row(part: Part) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from ciuic.errors import NotARepository
 
@@ -15,19 +17,46 @@ USUAL = "snapshots"  # what the guides give to SnapshotManager
 def find_repository(named: str | None, environment: Mapping[str, str]) -> str:
     """The repository's folder: ``named``, else ``CIUIC_REPO``, else what the current folder leads to.
 
-    A named folder is returned unseen: opening it says what is wrong with it.
+    A named folder with a file ``format`` is returned unseen: opening it says what is wrong with it.
     """
     given = named or environment.get(VARIABLE)
     if given:
-        return os.path.abspath(given)
+        path = os.path.abspath(given)
+        if not os.path.lexists(os.path.join(path, "format")):
+            by = "" if named else f", which {VARIABLE} names,"
+            raise NotARepository(f"{path}{by} is not a ciuic repository.{_what_to_do(path)}")
+        return path
     here = os.getcwd()
-    for folder in _folders_upwards(here):
-        if is_repository(folder):
-            return folder
-    raise NotARepository(
-        f"No ciuic repository in {here} or any folder above it.\n"
-        "Make one with `ciuic init`, or name one with --repo DIR."
-    )
+    found = repository_from(here)
+    if found is None:
+        raise NotARepository(f"No ciuic repository in {here} or any folder above it.{_what_to_do(here)}")
+    return found
+
+
+def repository_from(folder: str) -> str | None:
+    """What commands in ``folder`` find when none is named."""
+    return next(filter(is_repository, _folders_upwards(folder)), None)
+
+
+def repository_around(path: str) -> str | None:
+    """The repository among whose own files ``path`` lies."""
+    return next(filter(is_repository, map(str, Path(path).parents)), None)
+
+
+def _what_to_do(folder: str) -> str:
+    below = _repositories_in(folder)
+    if below:
+        return f"\nThere is one in it: `ciuic --repo {shlex.quote(os.path.relpath(below[0]))} …`."
+    return "\nA SnapshotManager makes one, and so does `ciuic init`; `ciuic --repo DIR …` names one."
+
+
+def _repositories_in(folder: str) -> list[str]:
+    """Those right below the folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if is_repository(entry.path))
+    except OSError:
+        return []
 
 
 def place_for_new_repository(named: str | None, environment: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +75,10 @@ def _details(error: BaseException) -> dict[str, Any]:
 
 
 def _sentence(message: str) -> str:
-    """As a sentence of ours: click lists choices below each other, and calls a whole number a valid integer range."""
+    """As a sentence of ours: click lists choices below each other, and says valid integer range and x>=0."""
     message = message.replace(":\n\t", ": ").replace(",\n\t", ", ")
     message = message.replace("is not a valid integer range", "is not a whole number")
+    message = re.sub(r"is not in the range x>=(\d+)", r"is less than \1", message)
     return message if message.endswith((".", "?", "!")) else message + "."
 
 

@@ -80,9 +80,10 @@ def _prune_one(session: Session, revision: str, component: str | None, force: bo
     snapshot = repo.resolve(revision)
     names = [] if force or component not in (None, *NEEDED_TO_RESUME) else _names_of(repo, snapshot.id)
     if names:
+        those = f"{' and '.join(map(printable, names))} {'points' if len(names) == 1 else 'point'}"
         raise StillNamed(
-            f"{', '.join(map(printable, names))}: this points to {snapshot.named}, and nobody could resume there any "
-            "more. Move it first (`ciuic reset`, `ciuic checkout`, `ciuic tag -d`), or give --force."
+            f"{those} to {snapshot.named}, and nobody could resume there any more. "
+            "Move what points there first (`ciuic reset`, `ciuic checkout`, `ciuic tag -d`), or give --force."
         )
     repo.prune(snapshot.id, component)
     if session.as_json:

@@ -16,20 +16,27 @@ from ciuic.cli.words import first_line, pruned_text, snapshot_text, step_text
 from ciuic.objects.ids import short
 
 if TYPE_CHECKING:
+    from ciuic.objects.snapshot import Snapshot
     from ciuic.repo import Repo
+    from ciuic.store.refs import Head
 
 
 @click.command("checkout", cls=Command)
-@click.argument("revision", metavar="REF", type=REVISION)
+@click.argument("revision", metavar="REV", required=False, type=REVISION)
+@click.option("-b", "name", metavar="NAME", help="Make branch NAME at REV (default HEAD) first, and check it out.")
 @pass_session
-def checkout_command(session: Session, revision: str) -> None:
-    """Point HEAD at REF: that is where the next run resumes.
+def checkout_command(session: Session, revision: str | None, name: str | None) -> None:
+    """Point HEAD at REV: that is where the next run resumes.
 
     A branch attaches HEAD: new snapshots extend the branch. Anything else detaches it: the first new snapshot
     starts a branch of its own. No tensor is read, and a run under way follows its own branch.
     """
+    if revision is None and name is None:
+        raise click.UsageError("Say where HEAD is to go: a branch, a tag or another revision.")
     repo = session.repo()
-    snapshot = repo.switch(revision)
+    if name is not None:
+        repo.branch(name, at=revision or "HEAD")
+    snapshot = repo.switch(name or revision or "HEAD")
     branch = repo.head().branch
     if session.as_json:
         session.emit(
@@ -59,7 +66,7 @@ def branch_command(session: Session, name: str | None, revision: str | None, del
     repo = session.repo()
     if name is None:
         _refuse_delete_without_name(delete)
-        _list(session, repo, repo.branches(), "branch", repo.head().branch)
+        _list(session, repo, repo.branches(), "branch", repo.head())
     elif delete:
         _refuse_revision(revision)
         was = repo.branches().get(name)
@@ -81,7 +88,7 @@ def tag_command(session: Session, name: str | None, revision: str | None, delete
     repo = session.repo()
     if name is None:
         _refuse_delete_without_name(delete)
-        _list(session, repo, repo.tags(), "tag", None)
+        _list(session, repo, repo.tags(), "tag")
     elif delete:
         _refuse_revision(revision)
         was = repo.tags().get(name)
@@ -102,24 +109,18 @@ def _refuse_revision(revision: str | None) -> None:
         raise click.UsageError(f"-d takes one NAME; {revision} is one too many.")
 
 
-def _list(session: Session, repo: Repo, refs: Mapping[str, str], kind: str, current: str | None) -> None:
+def _list(session: Session, repo: Repo, refs: Mapping[str, str], kind: str, head: Head | None = None) -> None:
+    current = head.branch if head is not None else None
     snapshots = {name: repo.resolve(tip) for name, tip in sorted(refs.items())}
     if session.as_json:
         for name, snapshot in snapshots.items():
             record = {kind: name, "snapshot": snapshot.id, "step": snapshot.step, "timestamp": snapshot.timestamp}
             session.emit({**record, "current": name == current} if kind == "branch" else record)
         return
-    rows = [
-        [
-            "" if kind == "tag" else "*" if name == current else " ",
-            printable(name),
-            short(snapshot.id),
-            step_text(snapshot),
-            humane.age(snapshot.timestamp, session.now),
-            first_line(snapshot.message),
-        ]
-        for name, snapshot in snapshots.items()
-    ]
+    unmarked = " " if kind == "branch" else ""
+    rows = [_row(session, "*" if name == current else unmarked, name, each) for name, each in snapshots.items()]
+    if head is not None and head.branch is None and head.snapshot is not None:
+        rows.insert(0, _row(session, "*", "(HEAD is detached)", repo.resolve(head.snapshot)))
     color = "green" if kind == "branch" else "cyan"
     marks = (Column(color, gap=1), Column(color), Column("yellow"))
     facts = (Column(right=True), Column("dim", right=True), Column())
@@ -127,6 +128,11 @@ def _list(session: Session, repo: Repo, refs: Mapping[str, str], kind: str, curr
         session.line(line)
     if not refs:
         session.remark("No branches yet." if kind == "branch" else "No tags yet.")
+
+
+def _row(session: Session, mark: str, name: str, snapshot: Snapshot) -> list[str]:
+    age, message = humane.age(snapshot.timestamp, session.now), first_line(snapshot.message)
+    return [mark, printable(name), short(snapshot.id), step_text(snapshot), age, message]
 
 
 def _made(session: Session, repo: Repo, kind: str, name: str, tip: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 
@@ -43,6 +44,17 @@ COMMANDS = {
 }
 """Command → summary, and module of this package: imported when the command is called, not before."""
 
+OTHER_WORDS = {
+    "commit": "snap",
+    "help": "--help",
+    "restore": "checkout",
+    "status": "log",
+    "switch": "checkout",
+    "verify": "fsck",
+    "version": "--version",
+}
+"""What hands that know git or another tool type → what it is called here."""
+
 COMPLETION_VARIABLE = "_CIUIC_COMPLETE"
 
 
@@ -75,7 +87,7 @@ class LazyGroup(click.Group):
 def _suggestion(word: str) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(word, COMMANDS, n=1)
+    close = [OTHER_WORDS[word]] if word in OTHER_WORDS else get_close_matches(word, COMMANDS, n=1)
     return f". Did you mean {close[0]}?" if close else ""
 
 
@@ -132,6 +144,7 @@ def run(arguments: list[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(root, {}, "ciuic", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
+    _spell_out_what_stdout_cannot_say()
     working_directory = os.getcwd() if "-C" in arguments else None
     session: Session | None = None
     try:
@@ -153,3 +166,9 @@ def run(arguments: list[str]) -> int:
         if working_directory is not None:
             os.chdir(working_directory)
     return code
+
+
+def _spell_out_what_stdout_cannot_say() -> None:
+    """Characters that the locale's encoding lacks come out as \\u2026, as on stderr, and no command fails of them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

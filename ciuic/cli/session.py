@@ -136,10 +136,23 @@ def _ask_for_json(ctx: click.Context, _option: click.Parameter, asked: bool) -> 
 
 
 class Command(click.Command):
-    """A command of ciuic. ``--json`` is understood after its name too."""
+    """A command of ciuic. ``--json`` is understood after its name too; where the others go is said."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.params.append(
             click.Option(["--json"], is_flag=True, expose_value=False, hidden=True, callback=_ask_for_json)
         )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            for option in ctx.find_root().command.params:
+                if error.option_name in option.opts:
+                    place = " ".join((error.option_name, option.metavar or "")).rstrip()
+                    called, _, name = ctx.command_path.partition(" ")
+                    raise click.UsageError(
+                        f"{error.option_name} goes before the command: `{called} {place} {name} …`.", ctx
+                    ) from None
+            raise

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from ciuic.cli.discovery import place_for_new_repository
+from ciuic.cli.discovery import place_for_new_repository, repository_around, repository_from
 from ciuic.cli.session import Command, Session, pass_session
 
 
@@ -18,12 +18,18 @@ def init_command(session: Session, directory: str | None) -> None:
     """Make an empty repository in DIR; without DIR in .ciuic, where every command finds it."""
     from ciuic.repo import Repo
 
+    before = repository_from(os.getcwd())
     repo = Repo.init(place_for_new_repository(directory or session.repository, os.environ))
     if session.as_json:
         session.emit({"path": repo.path})
         return
     session.line(f"Empty repository in {repo.path}")
-    session.remark("Snapshot into it with SnapshotManager(…) or Repo.commit(model, optimizer, step=…)")
+    session.remark(f"Snapshot into it with SnapshotManager({os.path.relpath(repo.path)!r}) or Repo.commit(…)")
+    around = repository_around(repo.path)
+    if around is not None:
+        session.remark(f"It lies inside another one, {around}: remove it if that was not meant.")
+    if before not in (None, repository_from(os.getcwd())):
+        session.remark(f"Commands in this folder find it now, and no longer {before}.")
 
 
 @click.command("demo", cls=Command)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ciuic.errors import BisectError, UnknownRevision
+from ciuic.errors import BisectError
 from ciuic.history.bisect_state import Answer, BisectFile, Progress, Verdict
 from ciuic.history.graph import ancestors
-from ciuic.history.revisions import resolve
+from ciuic.history.revisions import resolve_whole
 from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.store.refs import WHOLE
@@ -110,10 +110,7 @@ class Bisection:
             return self._standing(progress)
 
     def _snapshot(self, revision: str) -> Snapshot:
-        resolved = resolve(self._store, revision)
-        if resolved.path is not None:
-            raise UnknownRevision(f"{revision!r} names something inside a snapshot. Leave out {':' + resolved.path!r}.")
-        return resolved.snapshot
+        return resolve_whole(self._store, revision).snapshot
 
     def _standing(self, progress: Progress) -> Standing:
         """Under the shared lock. BisectError where the answers contradict each other, or the graph."""

@@ -84,7 +84,7 @@ def newest_intact(store: Store, revision: str) -> Snapshot | None:
     line = line_of(store, tip, branch, lost)
     intact = search.first(each for each in line if not prunes.get(each.id, frozenset()) & NEEDED_TO_RESUME)
     for id in lost:
-        logger.warning("Snapshot %s cannot be read, and is passed over.", id[:12])
+        logger.warning("Snapshot %s cannot be read, and is passed over.", short(id))
     for snapshot, error in search.damaged:
         logger.warning("Snapshot %s is damaged, and passed over: %s", snapshot.named, error)
     if intact is None and search.damaged:

@@ -67,7 +67,10 @@ def resolve_whole(store: Store, revision: str | Snapshot) -> Resolved:
     """``resolve`` for what takes a whole snapshot: a path behind a colon is UnknownRevision."""
     resolved = resolve(store, revision.id if isinstance(revision, Snapshot) else revision)
     if resolved.path is not None:
-        raise UnknownRevision(f"{revision!r} names something inside a snapshot. Leave out {':' + resolved.path!r}.")
+        raise UnknownRevision(
+            f"{revision!r} names a part of a snapshot, as `ciuic ls` and `ciuic cat` take it, and `ciuic diff --path`. "
+            f"Leave out {':' + resolved.path!r} here."
+        )
     return resolved
 
 
@@ -105,7 +108,8 @@ class _Resolver:
         return Resolved(snapshot, branch, rest[1:])
 
     def unknown(self, reason: str) -> UnknownRevision:
-        return UnknownRevision(f"{self.revision!r} names no snapshot: {reason}. `ciuic log --all` lists them.")
+        reason += "" if reason.endswith("?") else "."
+        return UnknownRevision(f"{self.revision!r} names no snapshot: {reason} `ciuic log --all` lists them.")
 
     def integer(self, digits: str) -> int:
         if len(digits) > MOST_DIGITS:
@@ -138,7 +142,7 @@ class _Resolver:
 
     def by_prefix(self, text: str) -> Snapshot:
         if not re.fullmatch(HEX, text):
-            raise self.unknown(self.nearest(text))
+            raise self.unknown(self.instead_of(text))
         prefix, odd = bytes.fromhex(text[: len(text) // 2 * 2]), text[-1] if len(text) % 2 else ""
         found = [id for id in self.store.index.ids_with_prefix(prefix, odd, 100_000) if self.is_snapshot(id)]
         if found:
@@ -165,13 +169,18 @@ class _Resolver:
             return False
         return row is not None and row.header.kind is Kind.SNAPSHOT
 
-    def nearest(self, name: str) -> str:
+    def instead_of(self, name: str) -> str:
+        """What may have been meant, in words."""
+        if ".." in name:
+            return f"there are no ranges; `ciuic diff {name.replace('...', '..').replace('..', ' ')}` compares two"
+        if re.fullmatch("[0-9a-f]{1,3}", name):
+            return "the beginning of an id needs four digits"
         names = [*self.store.refs.listing(HEADS), *self.store.refs.listing(TAGS)]
         if not names:
             return "the repository has no snapshot yet"
         import difflib
 
-        near = difflib.get_close_matches(name, names, n=3)
+        near = ["HEAD"] if name.upper() == "HEAD" else difflib.get_close_matches(name, names, n=3)
         return f"did you mean {' or '.join(near)}?" if near else f"no branch or tag is called that; {there(names[:8])}"
 
     # Suffixes

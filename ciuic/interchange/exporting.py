@@ -71,7 +71,7 @@ def _format_of(file: str) -> str:
     for suffix, format in FORMATS.items():
         if file.endswith(suffix):
             return format
-    raise UnsupportedState(f"{file}: no known suffix. Name it .safetensors, .pt or .pth, or say which format.")
+    raise UnsupportedState(f"{file}: no known suffix. Name it .safetensors, .pt or .pth, or say which (--format).")
 
 
 def _export_safetensors(

@@ -102,3 +102,18 @@ def test_a_folder_to_start_in_that_is_not_there(tmp_path: Path) -> None:
     result = run_here("-C", str(tmp_path / "nowhere"), "log")
     assert result.code == 2
     assert "nowhere" in result.err
+
+
+def test_a_repository_of_another_name_right_below_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has named it `run`, and types a command beside it or gives the folder around it, reads what to type."""
+    monkeypatch.chdir(copy.parent)
+    for arguments in (("log",), ("--repo", ".", "log")):
+        result = run_here(*arguments)
+        assert result.code == 11
+        assert f"`ciuic --repo {copy.name} …`" in result.err
+
+
+def test_a_variable_that_leads_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIUIC_REPO", str(tmp_path / "nowhere"))
+    result = run_here("log")
+    assert (result.code, "CIUIC_REPO" in result.err) == (11, True)

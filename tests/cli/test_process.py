@@ -130,6 +130,13 @@ def test_usage_errors(run: Run) -> None:
         assert result.err.startswith("error: ")
         assert "--help`" in result.err
     assert "Did you mean log?" in run("lgo").err
+    assert "Did you mean checkout?" in run("switch").err, "git's word for it"
+
+
+def test_where_the_options_before_the_command_go_is_said(run: Run) -> None:
+    assert "`ciuic -C DIR log …`" in run("log", "-C", "elsewhere").err
+    assert "`ciuic --repo DIR bisect run …`" in run("bisect", "run", "--repo", "elsewhere").err
+    assert "No such option" in run("log", "-X").err
 
 
 def test_errors_as_json(run: Run) -> None:
@@ -198,6 +205,12 @@ def test_color_on_request_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in run("log").out
     assert "\x1b[" in run("--color", "always", "log").out, "what is typed goes before the environment"
+
+
+def test_a_terminal_without_our_characters_shows_them_spelt_out(history: Path) -> None:
+    result = run_process("--repo", str(history), "diff", "--limit", "1", PYTHONIOENCODING="ascii")
+    assert (result.code, result.err) == (0, "")
+    assert "\\u2026 " in result.out and result.out.isascii()
 
 
 def test_a_stored_text_cannot_steer_the_terminal(run: Run) -> None:

@@ -56,6 +56,23 @@ def test_branches_are_listed_and_the_current_one_marked(run: Run, ids: dict[str,
     ]
 
 
+def test_a_detached_head_is_in_the_list(change: Run, ids: dict[str, str]) -> None:
+    change("checkout", "step:499")
+    first, *others = change("branch").lines
+    assert first.startswith(f"* (HEAD is detached)  {ids['main:499'][:8]}  step 499  ")
+    assert [line[0] for line in others] == [" ", " "]
+    assert len(change("--json", "branch").records) == 2
+
+
+def test_a_branch_is_made_and_checked_out_at_once(change: Run, ids: dict[str, str]) -> None:
+    assert change("checkout", "-b", "warmer", "step:499").lines[0].startswith("HEAD is on branch warmer at ")
+    assert head(change) == ("warmer", ids["main:499"])
+    assert change("checkout", "-b", "warmer").code == 32
+    assert change("checkout", "-b", "hotter").code == 0
+    assert head(change) == ("hotter", ids["main:499"])
+    assert change("checkout").code == 2
+
+
 def test_a_branch_is_made_and_deleted(change: Run, ids: dict[str, str]) -> None:
     assert change("branch", "warmer", "step:499").lines[0] == f"branch warmer is at {ids['main:499'][:8]} (step 499)"
     assert change("branch", "here").code == 0

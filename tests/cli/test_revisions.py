@@ -126,6 +126,10 @@ UNKNOWN = {
     "step:": "step",
     "main~x": "main~x",
     "": "",
+    "mian": "did you mean main? `",
+    "head": "did you mean HEAD? `",
+    "main..lr-sweep": "`ciuic diff main lr-sweep`",
+    "a1f": "four digits",
 }
 
 
@@ -169,3 +173,11 @@ def test_a_path_that_is_not_there(run: Run) -> None:
     assert result.code == 23
     assert "layers.7.weight" in result.err
     assert "layers.0.weight" in result.err
+
+
+def test_a_path_without_its_snapshot(run: Run) -> None:
+    for command, path in (("ls", "model"), ("cat", "model/layers.0.weight")):
+        result = run(command, path)
+        assert result.code == 21
+        assert f"HEAD:{path}." in result.err
+    assert "no branch or tag" in run("ls", "modell").err

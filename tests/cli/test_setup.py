@@ -41,6 +41,15 @@ def test_init_twice(history: Path) -> None:
     assert str(history) in result.err
 
 
+def test_init_says_what_it_lies_in_and_what_it_hides(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a repository's own folder, where ciuic finds that one first; and beside `snapshots`, which it goes before."""
+    monkeypatch.chdir(copy)
+    assert f"It lies inside another one, {copy}" in run_here("init").out
+    beside = shutil.move(copy, copy.parent / "snapshots")
+    monkeypatch.chdir(copy.parent)
+    assert run_here("init").lines[-1] == f"Commands in this folder find it now, and no longer {beside}."
+
+
 def test_init_of_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert run_here("init", str(tmp_path)).code == 10

@@ -33,3 +33,8 @@ def size_text(nbytes: int) -> str:
 def span_text(seconds: int) -> str:
     """The shortest exact form."""
     return next(f"{seconds // size}{unit}" for unit, size in reversed(SPANS.items()) if seconds % size == 0)
+
+
+def seconds_text(seconds: float) -> str:
+    """For people: "0.25 s", "61.5 s", "1235 s"."""
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -107,7 +108,8 @@ def run_command(
             os.close(nothing)
 
     policy = Policy(max_restarts, backoff, backoff_limit)
-    click.get_current_context().exit(Supervisor(where, start, policy, say).run())
+    shown_by = f"ciuic --repo {shlex.quote(repository)} runs" if repository else "ciuic runs"
+    click.get_current_context().exit(Supervisor(where, start, policy, say, shown_by).run())
 
 
 def _repository(session: Session) -> str:
@@ -205,6 +207,4 @@ def _outcome(attempt: Attempt, run: Run) -> str:
 
 
 def _command(run: Run) -> str:
-    import shlex
-
     return printable(shlex.join(run.command))

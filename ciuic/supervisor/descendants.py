@@ -64,6 +64,15 @@ def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
             os.kill(pid, number)
 
 
+def signal_all(root: int, number: int) -> None:
+    """To a process and all below it but writers; where they are not known, to its group."""
+    if PROC.joinpath("self").exists():
+        kill(below({root}), number)
+    else:
+        with contextlib.suppress(OSError):
+            os.killpg(root, number)
+
+
 def reap(pids: set[int]) -> None:
     """Bury those of these children that are dead."""
     for pid in pids:

@@ -11,10 +11,12 @@ from ciuic.store.prunes import NEEDED_TO_RESUME
 
 @dataclass(frozen=True)
 class Seen:
-    """What the branches of a repository held: their tips, and the highest step among them."""
+    """What the branches of a repository held: their tips, and the highest step among them. ``head``: the snapshot that
+    a run would go on from, as messages name it."""
 
     tips: frozenset[str] = frozenset()
     step: int | None = None
+    head: str | None = None
 
     def advanced(self, now: Seen) -> bool:
         """Whether ``now`` is further than all before. Steps done once more, after a walk back, are no progress."""
@@ -25,7 +27,7 @@ class Seen:
     def with_(self, now: Seen) -> Seen:
         """Both together."""
         steps = [step for step in (self.step, now.step) if step is not None]
-        return Seen(self.tips | now.tips, max(steps) if steps else None)
+        return Seen(self.tips | now.tips, max(steps) if steps else None, now.head)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ def look(path: str) -> Seen:
     repo.await_earlier_run()
     snapshots = [repo.resolve(tip) for tip in repo.branches().values()]
     steps = [snapshot.step for snapshot in snapshots if snapshot.step is not None]
-    return Seen(frozenset(snapshot.id for snapshot in snapshots), max(steps) if steps else None)
+    head = repo.head().snapshot
+    tips = frozenset(snapshot.id for snapshot in snapshots)
+    return Seen(tips, max(steps) if steps else None, repo.resolve(head).named if head else None)
 
 
 def walk_back(path: str, resumed: int | None) -> WalkBack | None:

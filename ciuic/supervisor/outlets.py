@@ -91,19 +91,26 @@ class Outlets:
     def pass_on(self, outlet: Outlet) -> bool:
         """One read's worth; whether there was any."""
         data = outlet.read()
-        if not data:
-            return False
+        if data:
+            self._tell(outlet.target, data)
+        return bool(data)
+
+    def say(self, data: bytes) -> None:
+        """In the place of a command that could not be started."""
+        self._tell(self.all[-1].target, data)
+
+    def _tell(self, target: int, data: bytes) -> None:
         self._log.write(data)
-        if outlet.target not in self._deaf:
-            began = time.monotonic()
-            try:
-                _write_all(outlet.target, data)
-            except OSError:  # whoever read it has gone; the log goes on
-                self._deaf.add(outlet.target)
-            ended = time.monotonic()
-            if ended - began > SLOW_S:
-                self.blocked_until = ended
-        return True
+        if target in self._deaf:
+            return
+        began = time.monotonic()
+        try:
+            _write_all(target, data)
+        except OSError:  # whoever read it has gone; the log goes on
+            self._deaf.add(target)
+        ended = time.monotonic()
+        if ended - began > SLOW_S:
+            self.blocked_until = ended
 
     def drain(self) -> None:
         """All that is there now."""

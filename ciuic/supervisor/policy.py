@@ -13,8 +13,8 @@ HOPELESS = {126: "the command cannot be executed", 127: "there is no such comman
 @dataclass(frozen=True)
 class Policy:
     """``max_restarts``: without a new snapshot in between. ``backoff_s``: the pause before the first of them, twice as
-    long before each further one, at most ``backoff_limit_s``. ``same_starts``: so many equal failures before any step
-    are enough."""
+    long before each further one, at most ``backoff_limit_s``. ``same_starts``: so many equal failures are enough where
+    no attempt has ever come to a step."""
 
     max_restarts: int = 10
     backoff_s: float = 1.0
@@ -36,10 +36,12 @@ class Past:
 
 @dataclass(frozen=True)
 class Decision:
-    """``delay_s``: None for no further attempt, and ``why`` not, in words. ``walk_back``: one snapshot, first."""
+    """``delay_s``: None for no further attempt, and ``why`` not, in words. ``restart``: the how many-th without a new
+    snapshot in between. ``walk_back``: one snapshot, first."""
 
     delay_s: float | None
     why: str = ""
+    restart: int = 0
     walk_back: bool = False
 
 
@@ -52,18 +54,26 @@ def decide(policy: Policy, past: Sequence[Past]) -> Decision:
         return Decision(None, last.ending.words)
     if last.step is None and last.ending.exit_code in HOPELESS:
         return Decision(None, f"exit code {last.ending.exit_code}: {HOPELESS[last.ending.exit_code]}")
-    if _fails_at_start(past[-policy.same_starts :], policy.same_starts):
+    if _never_starts(past, policy.same_starts):
         return Decision(None, f"it failed {policy.same_starts} times in the same way before its first step")
     failures = _since_progress(past)
     if failures > policy.max_restarts:
         since = "" if failures == len(past) else " since its newest snapshot"
-        return Decision(None, f"it was restarted {policy.max_restarts} times{since}, which is the limit")
+        return Decision(None, f"{_restarts(policy.max_restarts)}{since}, which is the limit")
     delay = min(policy.backoff_limit_s, policy.backoff_s * 2.0 ** min(failures - 1, 64))
-    return Decision(delay, walk_back=_twice_at_one_step(past))
+    return Decision(delay, restart=failures, walk_back=_twice_at_one_step(past))
 
 
-def _fails_at_start(past: Sequence[Past], times: int) -> bool:
-    return len(past) == times and all(each.step is None and each.ending == past[0].ending for each in past)
+def _never_starts(past: Sequence[Past], times: int) -> bool:
+    """What has come to a step once can start, and will when the network, a disk or a device is back."""
+    if any(each.step is not None for each in past):
+        return False
+    return len(past) >= times and all(each.ending == past[-1].ending for each in past[-times:])
+
+
+def _restarts(count: int) -> str:
+    times = {0: "not restarted", 1: "restarted once"}.get(count, f"restarted {count} times")
+    return f"it was {times}"
 
 
 def _since_progress(past: Sequence[Past]) -> int:

@@ -6,7 +6,7 @@ import mmap
 import os
 from dataclasses import dataclass
 
-from ciuic.supervised import PAGE, Heartbeat, blank, read
+from ciuic.supervised import SIZE, Heartbeat, blank, read
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,33 @@ class Patience:
 
     def deadline(self, beat: Heartbeat, began: float) -> float | None:
         """When a command that began then, and has told this, counts as hung; of the monotonic clock."""
-        told = beat.time_ns / 1e9
-        within = self.outside_s if beat.closed or not beat.beats else self.step_s
-        return None if within is None else max(began, told) + within
+        within = self.outside_s if _is_outside(beat) else self.step_s
+        return None if within is None else silent_since(beat, began) + within
+
+
+def silent_since(beat: Heartbeat, began: float) -> float:
+    """When the last step was; of several processes, that of the one which has told none for longest and still lives:
+    ranks that go on would hide one that hangs."""
+    told = beat.time_ns
+    if not _is_outside(beat):
+        told = next((each.time_ns for each in beat.tellers if each.lives), told)
+    return max(began, told / 1e9)
+
+
+def _is_outside(beat: Heartbeat) -> bool:
+    return beat.closed or not beat.beats
 
 
 class Pulse:
-    """The page that a training tells its steps in."""
+    """The pages that a training tells its steps in."""
 
     def __init__(self, path: str) -> None:
         """Makes the file; OSError when there is no making it."""
         self.path = path
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, blank())  # all of it: a page without a block on a full disk would kill whoever writes
-            self._page = mmap.mmap(descriptor, PAGE)
+            os.write(descriptor, blank())  # all: a page without a block on a full disk would kill whoever writes
+            self._page = mmap.mmap(descriptor, SIZE)
         finally:
             os.close(descriptor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from types import FrameType
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """They mean the end: no further attempt."""
 PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
-NOTICED = (signal.SIGCHLD, signal.SIGWINCH)
+NOTICED = (signal.SIGCHLD, signal.SIGWINCH, signal.SIGTSTP)
 
 
 class Signals:
@@ -37,7 +38,7 @@ def received() -> Iterator[Signals]:
     wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
         for number in (*STOPPING, *PASSED_ON, *NOTICED):
-            if number in NOTICED or signal.getsignal(number) is not signal.SIG_IGN:
+            if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, _noted)
         yield Signals(receiver)
     finally:
@@ -46,6 +47,13 @@ def received() -> Iterator[Signals]:
         signal.set_wakeup_fd(wakeup)
         receiver.close()
         sender.close()
+
+
+def stop_here() -> None:
+    """As SIGTSTP means it; returns when this process is continued. At once where nobody could continue it."""
+    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, handler)
 
 
 def _noted(_number: int, _frame: FrameType | None) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from ciuic.amounts import seconds_text
 from ciuic.errors import CiuicError
 from ciuic.repo import Repo
 from ciuic.supervised import HEARTBEAT, Heartbeat
@@ -18,7 +20,7 @@ from ciuic.supervisor.ending import Ending, judge, last_step, signal_name
 from ciuic.supervisor.going_back import Seen
 from ciuic.supervisor.policy import Decision, Past, Policy, decide
 from ciuic.supervisor.record import Record
-from ciuic.supervisor.signals import STOPPING, Signals, received
+from ciuic.supervisor.signals import STOPPING, Signals, received, stop_here
 
 Say = Callable[[str], None]
 DEFAULTS = {
@@ -30,13 +32,15 @@ DEFAULTS = {
 class Supervisor:
     """``run`` once. Changes signal handlers while it runs, so it belongs into the main thread."""
 
-    def __init__(self, repository: str, start: Start, policy: Policy, say: Say) -> None:
-        """``repository``: made if it is not there; the run's history goes there. ``say``: for a person to read."""
+    def __init__(self, repository: str, start: Start, policy: Policy, say: Say, shown_by: str = "ciuic runs") -> None:
+        """``repository``: made if it is not there; the run's history goes there. ``say``: for a person to read, whom
+        the command ``shown_by`` shows the history."""
         self._repository = repository
         self._snapshots = repository  # until the training says that it uses another one
         self._start = start
         self._policy = policy
         self._say = say
+        self._shown_by = shown_by
         self._past: list[Past] = []
         self._seen = Seen()
         self._walked_back = False
@@ -65,7 +69,7 @@ class Supervisor:
                 return self._finished(ending, decision.why)
             if decision.walk_back:
                 self._walk_back()
-            self._say(f"Starting it again in {decision.delay_s:.3g} s, for the {_ordinal(len(self._past))} time.")
+            self._say_restart(decision, decision.delay_s)
             stopped_by = _rest(signals, decision.delay_s)
             if stopped_by is not None:
                 words = f"{signal_name(stopped_by)} came between two attempts"
@@ -84,7 +88,7 @@ class Supervisor:
         told = {"kind": ending.kind, "words": ending.words, "exit_code": ending.exit_code}
         record.add("ended", {"attempt": number, **told, "step": last_step(beat), "resumed": beat.restored})
         if ending.kind != "done":
-            self._say(f"{_where(beat)}: {ending.words}.")
+            self._say(f"Attempt {number} ended {_where(beat)}: {ending.words}.")
         return ending, decide(self._policy, self._past)
 
     def _note_repository(self, beat: Heartbeat) -> None:
@@ -115,15 +119,23 @@ class Supervisor:
         if walk is None:
             self._say(f"Twice after step {last}, and there is no earlier snapshot to go back to.")
             return
-        self._walked_back = True
+        self._walked_back, self._seen = True, replace(self._seen, head=walk.after.named)
         self._record.add("walked-back", {"attempt": len(self._past), "words": walk.words})
         self._say(f"Twice after step {last}: {walk.words}.")
+
+    def _say_restart(self, decision: Decision, delay_s: float) -> None:
+        known = self._record.pulse.read().repository is not None  # otherwise it may resume from elsewhere
+        source = f" from {self._seen.head}" if known and self._seen.head else ""
+        since = " without a new snapshot" if decision.restart > 1 else ""
+        log = f" `{self._shown_by} {self._record.id}` shows its log." if len(self._past) == 1 else ""
+        count = f"restart {decision.restart} of {self._policy.max_restarts}{since}"
+        self._say(f"Starting it again in {seconds_text(delay_s)}{source}: {count}.{log}")
 
     def _finished(self, ending: Ending, why: str) -> int:
         state = {"done": "done", "stopped": "stopped"}.get(ending.kind, "failed")
         self._record.add("finished", {"state": state, "exit_code": ending.exit_code, "why": why})
         if state == "failed":
-            self._say(f"Giving up: {why}. `ciuic runs {self._record.id}` shows what was said.")
+            self._say(f"Giving up: {why}. `{self._shown_by} {self._record.id}` shows what was said.")
         return ending.exit_code
 
 
@@ -136,6 +148,8 @@ def _rest(signals: Signals, seconds: float) -> int | None:
             for number in signals.take():
                 if number in STOPPING:
                     return number
+                if number == signal.SIGTSTP:
+                    stop_here()
             left = until - time.monotonic()
             if left <= 0:
                 return None
@@ -144,7 +158,7 @@ def _rest(signals: Signals, seconds: float) -> int | None:
 
 def _where(beat: Heartbeat) -> str:
     step = last_step(beat)
-    return "Ended before its first step" if step is None else f"Ended after step {step}"
+    return "before its first step" if step is None else f"after step {step}"
 
 
 def _same(first: str, second: str) -> bool:
@@ -152,8 +166,3 @@ def _same(first: str, second: str) -> bool:
         return os.path.samefile(first, second)
     except OSError:
         return False
-
-
-def _ordinal(number: int) -> str:
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"

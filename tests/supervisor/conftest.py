@@ -96,9 +96,14 @@ def until(condition: Any) -> None:
         time.sleep(0.02)
 
 
+def state(pid: int) -> str:
+    """As the kernel has it: R, S, T…; X when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
 def alive(pid: int) -> bool:
     """Running, and not only unburied."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
+    return state(pid) not in ("Z", "X")

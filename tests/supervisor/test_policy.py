@@ -45,6 +45,18 @@ def test_the_same_failure_before_the_first_step():
     assert delays(Policy(), past(None, 3, None)) == [1.0, 2.0, 4.0]
 
 
+def test_what_has_come_to_a_step_once_can_start():
+    """A disk that is away for ten seconds at a restart ended a run of days: three equal failures came within three."""
+    assert delays(Policy(), past(9, None, None, None, None)) == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def test_how_the_limit_is_worded():
+    """ "It was restarted 1 times"."""
+    said = [decide(Policy(max_restarts=limit), past(*range(limit + 1))).why for limit in range(3)]
+    times = ["not restarted", "restarted once", "restarted 2 times"]
+    assert said == [f"it was {each}, which is the limit" for each in times]
+
+
 @pytest.mark.parametrize("code", [126, 127])
 def test_a_command_that_is_none(code):
     """Once is enough."""
@@ -69,9 +81,12 @@ def test_what_ends_it(kind):
     [
         (Facts(0), "done", 0, "exit code 0"),
         (Facts(3), "crash", 3, "exit code 3"),
+        (Facts(139), "crash", 139, "exit code 139, as after SIGSEGV"),
+        (Facts(255), "crash", 255, "exit code 255"),
         (Facts(1, tail="Traceback\nValueError: no\n"), "crash", 1, "exit code 1: ValueError: no"),
         (Facts(-signal.SIGSEGV), "killed", 139, "killed by SIGSEGV"),
         (Facts(-signal.SIGABRT, silent_s=61.5), "hang", 134, "hung: no step for 61.5 s"),
+        (Facts(-signal.SIGABRT, silent_s=1234.5), "hang", 134, "hung: no step for 1234 s"),
         (Facts(-9, stopped_by=signal.SIGTERM), "stopped", 137, "SIGTERM was passed on; killed by SIGKILL"),
         (Facts(0, stopped_by=signal.SIGINT), "stopped", 0, "SIGINT was passed on; exit code 0"),
         (Facts(-9, memory_kills="a count rose"), "memory", 137, "out of memory: killed by SIGKILL, and a count rose"),
@@ -91,6 +106,36 @@ def test_what_ends_it(kind):
 def test_how_an_end_is_judged(facts, kind, code, words):
     """What the supervisor did itself, then what the kernel counted, then what was said last."""
     assert judge(facts) == Ending(kind, words, code)
+
+
+LOST_RANK = """[rank0]: RuntimeError: Connection reset by peer
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: 
+============================================================
+Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 27845) 
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-29_00:54:19
+  host      : localhost
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 27846)  (SIGKILL)
+  traceback : Signal 9 (SIGKILL) received by PID 27846
+============================================================
+"""  # noqa: W291 (as torchrun has it)
+
+
+def test_a_rank_that_was_killed():
+    """The others say that they have lost it, which is not why. The machine's count of kills is asked, too."""
+    facts = Facts(1, tail=LOST_RANK)
+    assert facts.by_kill
+    assert judge(facts) == Ending("killed", "exit code 1, and rank 1 was killed by SIGKILL", 1)
+    other = Facts(1, tail=LOST_RANK.replace("-9 (", "1 ("))
+    assert not other.by_kill and judge(other).kind == "crash"
+    aborted = Facts(1, tail="terminate: std::bad_alloc\n" + LOST_RANK.replace("-9 (", "-6 ("))
+    assert judge(aborted).kind == "memory"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import STEPS, alive, until
+from .conftest import STEPS, alive, state, until
 
 
 def test_a_command_that_is_done(desk):
@@ -38,7 +39,8 @@ def test_the_same_failure_before_the_first_step(desk, text, code, said):
 def test_commands_that_are_none(desk):
     """As a shell has it: 127 for what is not there, 126 for what cannot be run. Once."""
     (desk.folder / "plain.txt").write_text("")
-    assert desk.run(["./nowhere"]).code == 127
+    result = desk.run(["./nowhere"])
+    assert result.code == 127 and result.err.startswith("./nowhere: No such file or directory\n")
     result = desk.run(["./plain.txt"])
     assert result.code == 126 and "cannot be executed" in result.err
     assert [len(desk.newest_run()["attempts"])] == [1]
@@ -140,6 +142,78 @@ def test_a_hang_says_where(desk):
     first, second = desk.newest_run()["attempts"]
     assert (first["kind"], first["step"], second["kind"]) == ("hang", 1, "done")
     assert any("waits_for_ever" in line for line in first["tail"])
+
+
+def test_a_hang_of_a_rank_says_where(desk):
+    """torchrun's ranks are in sessions of their own: the agent alone said where it was, which is never the reason."""
+    text = STEPS + (
+        "import subprocess\n"
+        "if os.path.exists('hung'):\n    sys.exit(0)\nopen('hung', 'w').close()\n"
+        "rank = 'import time\\ndef a_rank_that_waits():\\n    time.sleep(600)\\na_rank_that_waits()\\n'\n"
+        "line.at_step(0)\nsubprocess.Popen([sys.executable, '-c', rank], start_new_session=True).wait()\n"
+    )
+    assert desk.run(desk.script(text), "--hang", "3s").code == 0
+    first, _ = desk.newest_run()["attempts"]
+    assert first["kind"] == "hang" and any("a_rank_that_waits" in line for line in first["tail"])
+
+
+def test_one_of_two_processes_hangs(desk):
+    """The one that went on told its steps in the same place, so nobody saw that the other had stopped."""
+    text = STEPS + (
+        "if os.path.exists('hung'):\n    sys.exit(0)\nopen('hung', 'w').close()\n"
+        "if os.fork():\n    line.at_step(0)\n    time.sleep(600)\n"
+        "other = Supervised()\nother.opened(os.path.abspath('snapshots'))\n"
+        "for step in range(6000):\n    other.at_step(step)\n    time.sleep(0.1)\n"
+    )
+    assert desk.run(desk.script(text), "--hang", "3s").code == 0
+    assert [attempt["kind"] for attempt in desk.newest_run()["attempts"]] == ["hang", "done"]
+
+
+WAITING = STEPS + (
+    "line.at_step(0)\nprint(os.getpid(), flush=True)\n"
+    "while not os.path.exists('go'):\n    line.at_step(1)\n    time.sleep(0.01)\n"
+)
+
+
+def test_ctrl_z_stops_both(desk):
+    """The supervisor stopped and the training went on, until nobody read what it said. `fg` continues both."""
+    with desk.start(desk.script(WAITING), preexec_fn=os.setpgrp) as supervisor:
+        training = int(supervisor.stdout.readline())
+        supervisor.send_signal(signal.SIGTSTP)
+        for pid in (training, supervisor.pid):
+            until(lambda pid=pid: state(pid) == "T")
+        supervisor.send_signal(signal.SIGCONT)
+        until(lambda: state(training) != "T")
+        (desk.folder / "go").touch()
+        supervisor.communicate()
+    assert supervisor.returncode == 0
+
+
+def test_time_in_which_nothing_runs_is_no_hang(desk):
+    """A scheduler that suspends a job stops all of its processes: when they were continued, the training was killed."""
+    with desk.start(desk.script(WAITING), "--hang", "3s") as supervisor:
+        training = int(supervisor.stdout.readline())
+        for pid in (training, supervisor.pid):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(5)
+        for pid in (supervisor.pid, training):
+            os.kill(pid, signal.SIGCONT)
+        (desk.folder / "go").touch()
+        supervisor.communicate()
+    assert supervisor.returncode == 0 and len(desk.newest_run()["attempts"]) == 1
+
+
+def test_the_dead_are_buried_while_the_training_runs(desk):
+    """What outlives its parent becomes the supervisor's: the first process of a container collected them for weeks."""
+    text = STEPS + (
+        "ours, theirs = os.pipe()\n"
+        "if os.fork() == 0:\n    if os.fork() == 0:\n"
+        "        os.write(theirs, str(os.getpid()).encode())\n    os._exit(0)\n"
+        "os.wait()\norphan = os.read(ours, 20).decode()\n"
+        "for _ in range(2000):\n    if not os.path.exists('/proc/' + orphan):\n        sys.exit(0)\n"
+        "    time.sleep(0.01)\nsys.exit(9)\n"
+    )
+    assert desk.run(desk.script(text), "--max-restarts", "0").code == 0
 
 
 def test_a_start_that_hangs(desk):

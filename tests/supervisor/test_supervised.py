@@ -1,10 +1,25 @@
-"""The line between a training and its supervisor: one page of shared memory, and a few variables."""
+"""The line between a training and its supervisor: pages of shared memory, and a few variables."""
 
+import os
 import subprocess
 import sys
 
 from ciuic.snapshot import SnapshotManager
-from ciuic.supervised import EVERY, HEARTBEAT, INTERRUPT, PAGE, REPOSITORY, Supervised, blank, read
+from ciuic.supervised import (
+    EVERY,
+    HEARTBEAT,
+    INTERRUPT,
+    PAGE,
+    PLACE,
+    PLACES,
+    PLACES_AT,
+    REPOSITORY,
+    Supervised,
+    blank,
+    read,
+    started,
+)
+from ciuic.supervisor.pulse import Patience
 
 
 def test_a_step_is_told_through_shared_memory(tmp_path):
@@ -37,6 +52,53 @@ def test_two_managers_in_one_process_count_on(tmp_path):
     second.opened("/b")
     second.at_step(1)
     assert (read(page.read_bytes()).beats, read(page.read_bytes()).repository) == (2, "/b")
+
+
+def test_each_process_is_known_by_itself(tmp_path):
+    """Two ranks: the one that told its last step first comes first, and counts for as long as it lives."""
+    page = tmp_path / "heartbeat"
+    page.write_bytes(blank())
+    line = Supervised({HEARTBEAT: str(page)})
+    line.at_step(0)
+    code = "import sys\nfrom ciuic.supervised import Supervised\nSupervised().at_step(1)\n"
+    code += "print(flush=True)\nsys.stdin.read()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, HEARTBEAT: str(page)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        other.stdout.readline()
+        line.at_step(2)
+        told = read(page.read_bytes())
+        assert [each.pid for each in told.tellers] == [other.pid, os.getpid()]
+        assert all(each.lives for each in told.tellers) and told.step == 2
+        patience = Patience(step_s=1.0, outside_s=9.0)
+        assert patience.deadline(told, 0.0) == told.tellers[0].time_ns / 1e9 + 1.0
+        other.communicate()
+    assert not told.tellers[0].lives
+    assert patience.deadline(told, 0.0) == told.time_ns / 1e9 + 1.0
+    again = Supervised({HEARTBEAT: str(page)})
+    again.at_step(3)
+    assert [each.pid for each in read(page.read_bytes()).tellers].count(os.getpid()) == 1
+    again.closed()
+    told = read(page.read_bytes())
+    assert os.getpid() not in [each.pid for each in told.tellers]
+    assert patience.deadline(told, 0.0) == told.time_ns / 1e9 + 9.0
+
+
+def test_more_processes_than_places(tmp_path):
+    """The last place is everybody else's: what is told there is told, and nothing else is overwritten."""
+    pages = bytearray(blank())
+    mine = os.getpid(), started(os.getpid())
+    for number in range(PLACES - 1):
+        PLACE.pack_into(pages, PLACES_AT + number * PLACE.size, os.getppid(), started(os.getppid()), 0)
+    PLACE.pack_into(pages, PLACES_AT + (PLACES - 1) * PLACE.size, os.getppid(), started(os.getppid()), 5)
+    page = tmp_path / "heartbeat"
+    page.write_bytes(pages)
+    Supervised({HEARTBEAT: str(page)}).at_step(0)
+    (teller,) = read(page.read_bytes()).tellers
+    assert (teller.pid, teller.started) == mine
 
 
 def test_without_a_supervisor_nothing_happens(tmp_path):

@@ -71,7 +71,7 @@ class Retention:
             self._guarded(self._collect_if_worth_it)
 
     def finish(self, seconds: float) -> None:
-        """The run ends: what is due is collected, unless that takes longer."""
+        """The run ends: what is due is collected, unless that takes longer; then it is said how much is left."""
         self._deadline = time.monotonic() + seconds
         for _ in range(ROUNDS):  # a size budget learns from a collection what is left
             before = self.collections
@@ -80,6 +80,7 @@ class Retention:
                 break
             self._guarded(lambda: self._prune(None))
         self._deadline = float("inf")
+        self._guarded(self._say_what_is_left)
 
     def _prune(self, parent: str | None) -> None:
         history, used = self._look(parent)
@@ -100,10 +101,21 @@ class Retention:
     # Collecting
 
     def _collect_if_worth_it(self) -> None:
+        if self._is_worth_it():
+            self._collect()
+
+    def _is_worth_it(self) -> bool:
         with self.store.shared():
             staying = self._sizes.total() - self._garbage
-        if self._garbage > SHARE * max(staying, 0):
-            self._collect()
+        return self._garbage > SHARE * max(staying, 0)
+
+    def _say_what_is_left(self) -> None:
+        if self._is_worth_it():
+            size = f"{self._garbage / (1 << 20):.1f} MiB"
+            self._say(
+                f"Up to {size} of what retention let go is not collected yet: the end of a run takes no longer. "
+                "`ciuic gc` does it, or the next run."
+            )
 
     def _collect(self, *, urgent: bool = False) -> bool:
         """One collection; False when it gave way. Whatever comes of it, the next one waits its turn."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 
 from ciuic.commit.earlier import Memory
@@ -41,16 +42,32 @@ def state(step: int, nbytes: int = TENSOR_BYTES) -> dict[str, StateNode]:
     return made
 
 
+def drifting(step: int, nbytes: int = TENSOR_BYTES) -> dict[str, StateNode]:
+    """What is stored as a difference to the step before."""
+    made: dict[str, StateNode] = {}
+    for name in COMPONENTS:
+        noise = random.Random(name)
+        numbers = array("i", (noise.randrange(1 << 30) + step * noise.randrange(9) for _ in range(nbytes // 4)))
+        made[name] = Container("module", (("w", Tensor("int32", (len(numbers),), BytesSource(numbers.tobytes()))),))
+    return made
+
+
 class Run:
     """One trainer with retention, or without."""
 
     def __init__(
-        self, path: str | os.PathLike[str], policies: Iterable[str] = (), fs: FileSystem = LOCAL, nbytes: int = 4096
+        self,
+        path: str | os.PathLike[str],
+        policies: Iterable[str] = (),
+        fs: FileSystem = LOCAL,
+        nbytes: int = 4096,
+        state: Callable[[int, int], dict[str, StateNode]] = state,
     ) -> None:
         self.path = os.fspath(path)
         self.store = Store(self.path, fs) if os.path.exists(self.path) else Store.create(self.path, fs)
         self.following = Following(self.store)
         self.nbytes = nbytes
+        self.state = state
         self.memory = Memory()
         self.retention = Retention(self.store, policies_of(policies))
 
@@ -69,7 +86,7 @@ class Run:
             )
             snapshot = commit_snapshot(
                 self.store,
-                state(step, self.nbytes),
+                self.state(step, self.nbytes),
                 details,
                 lambda snapshot: self.following.advance(snapshot, "commit"),
                 self.memory,

@@ -202,13 +202,14 @@ def test_a_collection_gives_way_to_a_snapshot_that_waits(run: Run, monkeypatch: 
     assert run.pack_bytes() < before / 2
 
 
-def test_no_time_at_the_end_leaves_it_to_the_next_run(run: Run) -> None:
-    """Nothing is half done."""
+def test_no_time_at_the_end_leaves_it_to_the_next_run(run: Run, caplog: Any) -> None:
+    """Nothing is half done, and it is said: a run's end left many times what its policies keep, in silence."""
     run.retention = engine.Retention(run.store, [KeepLast(2)])
     prune(run)
     before = run.pack_bytes()
     run.retention.finish(-1.0)
     assert run.retention.collections == 0 and run.pack_bytes() == before
+    assert "of what retention let go is not collected yet" in caplog.text and "`ciuic gc`" in caplog.text
     again = Run(run.path, ["keep-last=2"])
     again.commit(10)
     collect(again.store)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,7 +60,11 @@ def _begin(
 ) -> None:
     """Ends that do not fit together leave no search behind."""
     ends: list[tuple[Verdict, str]] = [*(("good", repo.resolve(each).id) for each in good)]
-    ends += [("bad", repo.resolve(bad).id)] if bad is not None else []
+    if bad is not None:
+        snapshot = repo.resolve(bad)
+        if ("good", snapshot.id) in ends:
+            raise BisectError(f"{snapshot.named} is said to be good and bad. Name two different snapshots.")
+        ends.append(("bad", snapshot.id))
     bisection.start(command)
     try:
         for verdict, id in ends:
@@ -178,15 +184,18 @@ def run_command(
     repo = session.repo()
     bisection = repo.bisection()
     asking = Asking(repo, command, export_format, component, quiet_stdout=session.as_json)
-    _go_on_or_begin(session, repo, bisection, good, bad, command)
+    answers = _go_on_or_begin(session, repo, bisection, good, bad, command)
     standing = bisection.standing()
     if standing.bad is None or not standing.good:
         raise BisectError("Both ends must be known. Tell them with --good REV and --bad REV.")
     if verify:
-        _verify(session, asking, standing)
+        with _forgotten(bisection, unless=answers > 0):
+            _verify(session, asking, standing)
     while standing.next is not None:
         session.remark(f"Trying {_words(session, standing.next)}; {_left(standing)}")
-        outcome = asking.ask(standing.next)
+        with _forgotten(bisection, unless=answers > 0):
+            outcome = asking.ask(standing.next)
+        answers += 1
         bisection.mark(outcome.verdict, standing.next.id)
         if session.as_json:
             session.emit({"event": "tried", **_record(standing.next), **outcome.record()})
@@ -199,15 +208,27 @@ def run_command(
         click.get_current_context().exit(BisectError.exit_code)
 
 
+@contextlib.contextmanager
+def _forgotten(bisection: Bisection, *, unless: bool) -> Iterator[None]:
+    """A command that fails before its first answer leaves no search behind: the next one may be another."""
+    try:
+        yield
+    except BaseException:
+        if not unless:
+            bisection.reset()
+        raise
+
+
 def _go_on_or_begin(
     session: Session, repo: Repo, bisection: Bisection, good: tuple[str, ...], bad: str | None, command: tuple[str, ...]
-) -> None:
+) -> int:
+    """How many answers there are already; 0 where a search has begun."""
     progress = bisection.progress
     if progress is None:
         if not good or bad is None:
             raise click.UsageError("Both ends must be known: give --good REV and --bad REV.")
         _begin(repo, bisection, good, bad, command)
-        return
+        return 0
     if progress.command and progress.command != command:
         raise BisectError(
             f"The answers so far are those of `{printable(shlex.join(progress.command))}`. Go on with it, or forget "
@@ -218,6 +239,7 @@ def _go_on_or_begin(
     if not ends <= told:
         raise BisectError("A bisection between other ends is under way. Forget it first: `ciuic bisect reset`.")
     session.remark(f"Going on with {humane.count(len(told), 'answer')} from before; `ciuic bisect reset` forgets them.")
+    return len(told)
 
 
 def _verify(session: Session, asking: Any, standing: Standing) -> None:
@@ -231,7 +253,7 @@ def _verify(session: Session, asking: Any, standing: Standing) -> None:
         if outcome.verdict != expected:
             raise BisectError(
                 f"{short(snapshot.id)} should be {expected}, and the command says {outcome.text()}. Look at the "
-                "command, or `ciuic bisect reset` and choose other ends."
+                "command, or choose other ends."
             )
 
 

@@ -122,7 +122,6 @@ def test_verify(change: Run) -> None:
     result = asked(change, "raise SystemExit(1)", "--verify")
     assert result.code == 24
     assert "should be good, and the command says bad (exit code 1" in result.err
-    change("bisect", "reset")
     assert "should be bad, and the command says good" in asked(change, "", "--verify").err
 
 
@@ -147,6 +146,8 @@ def test_run_as_json(copy: Path, ids: dict[str, str]) -> None:
         (("bisect", "run", "--", "true"), 2, "give --good REV and --bad REV"),
         (("bisect", "run", "--good", "step:99", "--bad", "main"), 2, "after --"),
         (("bisect", "run", "--good", "main", "--bad", "step:99", "--", "true"), 24, "exchange good and bad"),
+        (("bisect", "run", "--good", "main", "--bad", "main", "--", "true"), 24, "is said to be good and bad"),
+        (("bisect", "start", "--good", "main", "--bad", "main"), 24, "Name two different snapshots"),
         (("bisect", "run", "--good", "step:1", "--bad", "main", "--", "true"), 21, "names no snapshot"),
         (("bisect", "run", "--good", "step:99", "--bad", "main", "--", "true", "{file}"), 2, "give --export"),
         (("bisect", "log",), 24, "There is no bisection"),
@@ -162,10 +163,11 @@ def test_what_is_refused(change: Run, copy: Path, arguments: tuple[str, ...], co
 
 
 def test_a_command_that_is_not_there(change: Run) -> None:
-    """It says nothing about any snapshot."""
+    """It says nothing about any snapshot, and the next one, typed rightly, was refused for it."""
     result = change("bisect", "run", "--good", "step:99", "--bad", "main", "--", "/no/such/command")
     assert result.code == 24 and "/no/such/command cannot be run: No such file" in result.err
-    assert "answer" not in "".join(line for line in change("bisect", "log").lines if "99" not in line)
+    assert "There is no bisection" in change("bisect", "log").err
+    assert asked(change, SPIKED).code == 0
 
 
 def test_by_hand(change: Run, ids: dict[str, str]) -> None:

@@ -8,7 +8,6 @@ it. A file has no longest path as a socket has, and works between the hosts of a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,11 +15,10 @@ from typing import Any
 
 from ciuic.errors import CiuicError
 from ciuic.store.fs import LOCAL, FileSystem
-from ciuic.store.locks import is_held, no_fork
-from ciuic.triggers.children import forget_in_children
+from ciuic.store.locked_file import LockedFile
+from ciuic.store.locks import is_held
 
 PREFIX, SUFFIX = "run-", ".asks"
-ATTEMPTS = 3
 MOST_AT_ONCE = 64 << 10
 """Bytes that are read at a time; a longer line is nobody's."""
 
@@ -65,24 +63,9 @@ class LetterBox:
 
     def __init__(self, repository: str, fs: FileSystem = LOCAL) -> None:
         self._fs = fs
-        self.path = os.path.join(repository, "tmp", f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}")
-        self._descriptor = -1
-        for attempt in range(ATTEMPTS):  # gc may empty the folder in between
-            with no_fork():
-                self._descriptor = fs.create(self.path + ".new")
-                forget_in_children(self)
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                fs.rename(self.path + ".new", self.path)
-                break
-            except FileNotFoundError:
-                self.forget()
-                if attempt + 1 == ATTEMPTS:
-                    raise
-            except BaseException:
-                self.forget()
-                raise
-        self._lines = Lines(fs, self._descriptor, self.path)
+        self._file = LockedFile(fs, os.path.join(repository, "tmp", f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"))
+        self.path = self._file.path
+        self._lines = Lines(fs, self._file.descriptor, self.path)
 
     def asks(self) -> Iterator[dict[str, Any]]:
         """What was asked since the last call."""
@@ -93,19 +76,10 @@ class LetterBox:
         with contextlib.suppress(CiuicError, OSError):
             append(self._fs, self.path, {"to": ask, "pid": os.getpid(), **facts})
 
-    def forget(self) -> None:
-        """Let go of the lock, which a forked child would hold for as long as it lives."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-
     def close(self) -> None:
         """Nobody listens any more. An ask that has not been answered by now never is."""
-        if self._descriptor >= 0:
-            with contextlib.suppress(CiuicError, OSError):
-                self._fs.remove_if_there(self.path)
-            self.forget()
+        if self._file.held:
+            self._file.remove()
 
 
 def open_boxes(repository: str, fs: FileSystem = LOCAL) -> list[str]:

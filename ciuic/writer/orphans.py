@@ -7,34 +7,19 @@ kernel lets go of each when its process ends, or executes another program: the o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 
 from ciuic.errors import CiuicError, LockTimeout
 from ciuic.store.fs import LOCAL, FileSystem
-from ciuic.store.locks import hold, is_held, no_fork
+from ciuic.store.locked_file import NEW, LockedFile
+from ciuic.store.locks import hold, is_held
 
 PREFIX = "run-"
 WRITER, TRAINER = ".writer", ".trainer"
-ATTEMPTS = 3
 PATIENCE_S = 120.0
 
 logger = logging.getLogger("ciuic")
-
-_mine: set[int] = set()
-
-
-def _close_in_child() -> None:
-    """A forked worker would hold them for as long as it lives."""
-    for descriptor in _mine:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    _mine.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
 
 class Announcement:
     """The two files of one writer, as its trainer makes them; best effort. Never there without their locks."""
@@ -43,39 +28,26 @@ class Announcement:
         self.token = os.urandom(8).hex()
         self._repository = repository
         self._fs = fs
-        self._held: dict[str, int] = {}
+        self._files: dict[str, LockedFile] = {}
         with contextlib.suppress(CiuicError, OSError):
             for suffix in (TRAINER, WRITER):  # in this order: a writer's file alone is waited for
-                self._make(suffix)
-
-    def _make(self, suffix: str) -> None:
-        path = os.path.join(self._repository, "tmp", f"{PREFIX}{self.token}{suffix}")
-        for attempt in range(ATTEMPTS):  # gc may empty the folder in between
-            with no_fork():
-                descriptor = self._fs.create(path + ".new")
-                _mine.add(descriptor)
-            self._held[suffix] = descriptor
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._fs.rename(path + ".new", path)
-                return
-            except FileNotFoundError:
-                self._close(suffix)
-                if attempt + 1 == ATTEMPTS:
-                    raise
+                self._files[suffix] = LockedFile(fs, os.path.join(repository, "tmp", f"{PREFIX}{self.token}{suffix}"))
 
     def writers(self) -> tuple[int, ...]:
         """What the writer process inherits."""
-        return (self._held[WRITER],) if WRITER in self._held else ()
+        file = self._files.get(WRITER)
+        return (file.descriptor,) if file is not None and file.held else ()
 
     def handed_over(self) -> None:
         """The lock of the writer's file is the writer's alone."""
-        self._close(WRITER)
+        if WRITER in self._files:
+            self._files[WRITER].let_go()
 
     def let_go(self) -> None:
         """Whatever the writer still does, it does without its trainer."""
         for suffix in (WRITER, TRAINER):
-            self._close(suffix)
+            if suffix in self._files:
+                self._files[suffix].let_go()
 
     def withdraw(self) -> None:
         """There was no writer."""
@@ -85,12 +57,6 @@ class Announcement:
     def names(self) -> list[str]:
         """In ``tmp/``."""
         return _names(self.token)
-
-    def _close(self, suffix: str) -> None:
-        descriptor = self._held.pop(suffix, -1)
-        if descriptor in _mine:  # else a fork has closed it already
-            _mine.discard(descriptor)
-            os.close(descriptor)
 
 
 def wait(repository: str, fs: FileSystem = LOCAL, timeout_s: float = PATIENCE_S) -> bool:
@@ -127,4 +93,4 @@ def remove(repository: str, token: str, fs: FileSystem = LOCAL) -> None:
 
 def _names(token: str) -> list[str]:
     final = [f"{PREFIX}{token}{suffix}" for suffix in (WRITER, TRAINER)]
-    return [*final, *(name + ".new" for name in final)]
+    return [*final, *(name + NEW for name in final)]

@@ -168,7 +168,7 @@ def test_a_forked_worker_does_not_hold_the_letter_box(training, path):
         os._exit(0)
     try:
         assert os.read(reading, 1) == b"."  # the kernel may leave a child waiting before it has closed its copy
-        run.sm._watch.engine.triggers[0]._box.forget()  # as the end of this process would
+        run.sm._watch.engine.triggers[0]._box._file.let_go()  # as the end of this process would
         assert open_boxes(str(path)) == []
     finally:
         os.kill(child, signal.SIGKILL)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 from ciuic.doctor.findings import Finding, note, ok, problem
 from ciuic.errors import CiuicError
+from ciuic.retention.texts import policies_in
 from ciuic.store.expiry import read_logs
 from ciuic.store.footer_index import FooterIndex
 from ciuic.store.locks import is_held
@@ -23,6 +24,7 @@ def look(store: Store) -> Iterator[Finding]:
     yield _packs(store)
     yield _logs(store)
     yield _index(store)
+    yield _settings(store)
     yield _verification(store)
     yield from _leftovers(store)
 
@@ -71,6 +73,17 @@ def _index(store: Store) -> Finding:
         return note("index", text, "On a local disk it is used.")
     text = "cannot be written or is held by a stopped process: every command reads what each pack lists"
     return note("index", text, "See who may write to index/, and who has it open (`fuser -v`).")
+
+
+def _settings(store: Store) -> Finding:
+    """What the next run and gc read; the training's own triggers are judged when it begins."""
+    try:
+        policies_in(store.config.retention)
+    except CiuicError as error:
+        reason = str(error).removeprefix(f"{store.join('config.toml')}: ").split(". ")[0]
+        advice = "No run begins and gc does not run before config.toml is corrected, or deleted for the defaults."
+        return problem("settings", "{reason}", advice, reason=reason)
+    return ok("settings", "config.toml can be read")
 
 
 def _verification(store: Store) -> Finding:

@@ -83,7 +83,7 @@ class PrometheusQuery:
         except Exception as error:  # whatever a network has in store
             self.errors += 1
             if self.errors == 1:
-                logger.warning("Prometheus does not answer %r: %s. It is asked on, without a word.", self.query, error)
+                logger.warning("Prometheus does not answer %r: %s. It is asked again, silently.", self.query, error)
         else:
             if not stop.is_set():
                 self._judge(values, time.monotonic())

@@ -32,7 +32,7 @@ def test_a_page(change: Run, copy: Path) -> None:
     assert result.code == 0
     starts = [line.split()[0] for line in result.lines if not line.startswith(" ")]
     assert set(starts) <= {"ok", "note", "problem"} and len(starts) >= 8
-    for subject in ("disk", "file system", "locks", "memory", "packs", "logs", "index", "verified"):
+    for subject in ("disk", "file system", "locks", "memory", "packs", "logs", "index", "settings", "verified"):
         assert any(line[9:].startswith(subject) for line in result.lines), subject
     assert all(len(line) <= 100 for line in result.lines)
     assert os.listdir(copy / "tmp") == []
@@ -151,6 +151,16 @@ def test_damage_and_leftovers(change: Run, copy: Path) -> None:
     assert [line.split()[1] for line in problems] == ["packs", "logs"]
     assert result.out.count("`ciuic repair`") == 2
     assert "1 of 8 packs cannot be read" in result.out
+
+
+@pytest.mark.parametrize("line", ["chunk_size 1", "[retention]\nkeep-lots = 20"])
+def test_settings_that_no_run_begins_with(change: Run, copy: Path, line: str) -> None:
+    """Who edits config.toml beside a long run would else hear of it at the next start."""
+    (copy / "config.toml").write_text(line)
+    result = change("doctor")
+    (found,) = (each for each in result.lines if each.startswith("problem"))
+    assert found.split()[1] == "settings" and result.code == 1
+    assert str(copy) not in found
 
 
 def test_what_was_read_and_when(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

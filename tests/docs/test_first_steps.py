@@ -21,8 +21,8 @@ def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
     assert commands[0] == "pip install ciuic"
     output = type_into_a_shell(commands[1:], tmp_path)
 
-    assert "resuming from Snapshot(step=249, timestamp=" in output
-    assert "resuming from Snapshot(step=199, timestamp=" in output
+    assert "Resuming after step 249, from snapshot " in output
+    assert "Resuming after step 199, from snapshot " in output
     assert output.count("done after step 399") == 2
     assert "torch.Size([1, 64])" in output
     assert (tmp_path / "best.safetensors").stat().st_size > 0

@@ -33,7 +33,7 @@ class Samples:
     """
 
     def __init__(self, addresses: list[int], sizes: list[int]) -> None:
-        """``addresses`` and ``sizes`` (bytes, at least 8) of the pieces."""
+        """``addresses`` and ``sizes`` (bytes, at least 8) of the pieces. The caller keeps them alive."""
         count = len(addresses)
         each = max(FEWEST_PER_TENSOR, min(MOST_PER_TENSOR, MOST_SAMPLES // max(count, 1)))
         starts = numpy.array(addresses, dtype=numpy.int64)
@@ -42,14 +42,18 @@ class Samples:
         self._width = numpy.where(aligned, WORD, 1)
         spread = numpy.arange(each, dtype=numpy.int64)[None, :] * (lengths // self._width - 1)[:, None]
         self._places = spread // (each - 1)
-        self._starts = starts
         self._row = numpy.zeros(count, dtype=numpy.int64)
-        self._values: dict[bool, Array] = {}
+        self._gathers: dict[bool, _Gather] = {}
         for words in (True, False):
             rows = numpy.flatnonzero(aligned == words)
             if len(rows):
                 self._row[rows] = numpy.arange(len(rows))
-                self._values[words] = _gather(starts[rows], self._places[rows], words)
+                self._gathers[words] = _Gather(rows, starts[rows], self._places[rows], words)
+        self.read()
+
+    def read(self) -> None:
+        """From now on the values of this moment count."""
+        self._values = {words: gather.values() for words, gather in self._gathers.items()}
 
     def same(self, index: int, address: int) -> bool:
         """Whether the copy of piece ``index`` at ``address`` (aligned to 8) has the values that were read."""
@@ -61,17 +65,24 @@ class Samples:
     def changed(self) -> list[int]:
         """The pieces that have other values now where they lay: of all of them in one go."""
         found: list[int] = []
-        for words, before in self._values.items():
-            rows = numpy.flatnonzero((self._width == WORD) == words)
-            now = _gather(self._starts[rows], self._places[rows], words)
-            found += rows[(now != before).any(axis=1)].tolist()
+        for words, gather in self._gathers.items():
+            found += gather.rows[(gather.values() != self._values[words]).any(axis=1)].tolist()
         return sorted(found)
 
 
-def _gather(starts: Array, places: Array, words: bool) -> Array:
-    """One indexed read over all pieces: a call a piece would cost ten times as much."""
-    width = WORD if words else 1
-    first = int(starts.min())
-    index = places + ((starts - first) // width)[:, None]
-    values: Array = view(first, int(index.max()) + 1, "<u8" if words else "|u1")[index]
-    return values
+class _Gather:
+    """One indexed read over all pieces of an alignment: a call a piece would cost ten times as much.
+
+    ``rows``: which pieces they are.
+    """
+
+    def __init__(self, rows: Array, starts: Array, places: Array, words: bool) -> None:
+        width = WORD if words else 1
+        first = int(starts.min())
+        self.rows = rows
+        self._index = places + ((starts - first) // width)[:, None]
+        self._memory = view(first, int(self._index.max()) + 1, "<u8" if words else "|u1")
+
+    def values(self) -> Array:
+        values: Array = self._memory[self._index]
+        return values

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ciuic.errors import UnsupportedState
-from ciuic.objects.state_tree import StateNode
+from ciuic.objects.state_tree import Container, StateNode
 from ciuic.state.gradients import pending_gradients
 from ciuic.state.leaves import Capture, has_state, is_state_dict, to_tree
 from ciuic.state.optimizers import parameter_names
@@ -22,13 +24,21 @@ class Captured:
 
 
 def capture_state(
-    *, model: Any, optimizer: Any, scheduler: Any, scaler: Any, extra: Any, rng: bool, data: Any = None
+    *,
+    model: Any,
+    optimizer: Any,
+    scheduler: Any,
+    scaler: Any,
+    extra: Any,
+    rng: bool,
+    data: Any = None,
+    in_place: Callable[[Any], Container | None] = lambda _value: None,
 ) -> Captured:
     """Read the state of everything given; tensors are not copied. UnsupportedState names what cannot be stored.
 
-    ``data``: the position in the data, plain values and tensors.
+    ``data``: the position in the data, plain values and tensors. ``in_place``: see ``Capture``.
     """
-    names = parameter_names(model)
+    names = functools.cache(lambda: parameter_names(model))  # thousands of parameters take milliseconds
     components: dict[str, StateNode] = {}
     contains: list[str] = []
     objects = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
@@ -36,12 +46,12 @@ def capture_state(
         if value is None:
             continue
         check_objects(value, name)
-        components[name] = to_tree(value, (name,), Capture(names))
+        components[name] = to_tree(value, (name,), Capture(names, in_place))
         contains.append(name)
     if extra is not None:
         if not isinstance(extra, dict):
             raise UnsupportedState("extra: give a dict of names to values or objects, for example extra={'ema': ema}.")
-        components["extra"] = to_tree(extra, ("extra",), Capture(names))
+        components["extra"] = to_tree(extra, ("extra",), Capture(names, in_place))
         contains += [f"extra.{key}" for key in extra]
     gradients = pending_gradients(optimizer, names)
     if gradients is not None:

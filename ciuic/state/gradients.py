@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ciuic.objects.state_tree import Container, Key, StateNode
 from ciuic.state.leaves import Capture, to_tree
 
 _after_step: weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, tuple[Any, int]]] = weakref.WeakKeyDictionary()
+NOT_LEFT = (None, -1)
 _watching = False
 
 
@@ -26,10 +27,10 @@ def watch() -> None:
 
 def _remember(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     _after_step[optimizer] = {
-        id(parameter): (weakref.ref(parameter.grad), parameter.grad._version)
+        id(parameter): (weakref.ref(gradient), gradient._version)
         for group in optimizer.param_groups
         for parameter in group["params"]
-        if parameter.grad is not None
+        if (gradient := parameter.grad) is not None
     }
 
 
@@ -53,19 +54,28 @@ def named_parameters(optimizers: Any, names: Mapping[int, str]) -> Iterator[tupl
                     yield optimizer, parameter, f"#{number}.{group_number}.{index}" if name is None else name
 
 
-def pending_gradients(optimizers: Any, names: Mapping[int, str]) -> Container | None:
+def pending_gradients(optimizers: Any, names: Callable[[], Mapping[int, str]]) -> Container | None:
     """The gradients that changed since their optimizer's last step, by parameter name; None without any.
 
     Without a record of that step (nobody watched yet) a gradient counts as changed: too much is better than too little.
+    ``names()`` is called only when there are some.
     """
-    items: list[tuple[Key, StateNode]] = []
+    changed: dict[int, bool] = {}  # by id of the parameter; the first optimizer that has it says
+    for optimizer in optimizers_in(optimizers):
+        left = _after_step.get(optimizer, {})
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is not None:
+                    reference, version = left.get(id(parameter), NOT_LEFT)
+                    as_left = reference is not None and reference() is gradient and gradient._version == version
+                    changed.setdefault(id(parameter), not as_left)
+    if not any(changed.values()):
+        return None
     capture = Capture()
-    left = {id(optimizer): _after_step.get(optimizer, {}) for optimizer in optimizers_in(optimizers)}
-    for optimizer, parameter, name in named_parameters(optimizers, names):
-        gradient = parameter.grad
-        if gradient is None:
-            continue
-        reference, version = left[id(optimizer)].get(id(parameter), (None, -1))
-        if reference is None or reference() is not gradient or gradient._version != version:
-            items.append((name, to_tree(gradient, ("gradients", name), capture)))
-    return Container("module", tuple(items)) if items else None
+    items: list[tuple[Key, StateNode]] = [
+        (name, to_tree(parameter.grad, ("gradients", name), capture))
+        for _, parameter, name in named_parameters(optimizers, names())
+        if changed.get(id(parameter))
+    ]
+    return Container("module", tuple(items))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,20 +14,25 @@ from ciuic.errors import UnsupportedState
 from ciuic.objects.plain import mapping_kind, to_encodable
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, Value, path_text
 from ciuic.state.modules import plain_name, unwrap
-from ciuic.state.optimizers import named_optimizer_state
+from ciuic.state.optimizers import NamedState, named_optimizer_state
 from ciuic.state.tensors import USUAL, LiveTensor, tensor_leaf, to_torch
 
 MOST_NESTED = 150
 SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
 KEYS = frozenset((str, int))
+NO_NAMES: Mapping[int, str] = {}
 MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter, "module": dict}
 
 
 @dataclass
 class Capture:
-    """What is shared while one component is read: parameter names, and who was the first to hold a piece of memory."""
+    """What is shared while one component is read: parameter names, and who was the first to hold a piece of memory.
 
-    parameter_names: Mapping[int, str] = field(default_factory=dict)
+    ``in_place(value)``: a node to stand for a module or a torch optimizer; None to read it now.
+    """
+
+    parameter_names: Callable[[], Mapping[int, str]] = lambda: NO_NAMES
+    in_place: Callable[[Any], Container | None] = lambda _value: None
     holders: dict[int, list[tuple[Tensor, tuple[Key, ...]]]] = field(default_factory=dict)  # by address
 
     def leaf(self, tensor: torch.Tensor, path: tuple[Key, ...], array: str = "torch") -> Tensor:
@@ -93,7 +98,7 @@ def to_tree(value: Any, path: tuple[Key, ...], capture: Capture) -> StateNode:
     if isinstance(value, torch.nn.Module):
         return _module(unwrap(value), path, capture)
     if isinstance(value, torch.optim.Optimizer):
-        return to_tree_of_named_state(value, path, capture)
+        return _optimizer(value, path, capture)
     if has_state(value):
         return to_tree(_state_of(value, path), path, capture)
     if isinstance(value, dict):
@@ -155,13 +160,24 @@ def _container(kind: str, items: list[tuple[Key, StateNode]], value: Any) -> Sta
 
 
 def _module(module: torch.nn.Module, path: tuple[Key, ...], capture: Capture) -> Container:
+    standing = capture.in_place(module)
+    if standing is not None:
+        return standing
     named = [(plain_name(name), item) for name, item in _state_of(module, path).items()]
     return Container("module", tuple([(name, to_tree(item, (*path, name), capture)) for name, item in named]))
 
 
-def to_tree_of_named_state(optimizer: torch.optim.Optimizer, path: tuple[Key, ...], capture: Capture) -> Container:
+def _optimizer(optimizer: torch.optim.Optimizer, path: tuple[Key, ...], capture: Capture) -> Container:
+    standing = capture.in_place(optimizer)
+    if standing is not None:
+        return standing
+    return named_state_tree(optimizer, named_optimizer_state(optimizer, capture.parameter_names()), path, capture)
+
+
+def named_state_tree(
+    optimizer: torch.optim.Optimizer, named: NamedState, path: tuple[Key, ...], capture: Capture
+) -> Container:
     """An optimizer's tree: {"class", "state": {parameter name: {slot: …}}, "param_groups", "other"}."""
-    named = named_optimizer_state(optimizer, capture.parameter_names)
     state = tuple([(name, to_tree(slots, (*path, "state", name), capture)) for name, slots in named.state.items()])
     items: list[tuple[Key, StateNode]] = [
         ("class", Value(type(optimizer).__name__)),

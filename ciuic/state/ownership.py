@@ -29,7 +29,7 @@ def ordered_leaves(components: Mapping[str, StateNode], model: Any, optimizer: A
     for module in modules:
         restless.update(_changing_in_forward(module))
     optimizers = optimizers_in(optimizer)
-    ordered = {id(one) for one in optimizers if _changes_only_in_step(one)}
+    ordered = {id(one) for one in optimizers if changes_only_in_step(one)}
     groups = [(id(one) in ordered, group) for one in [*optimizers, *_others(optimizer)] for group in one.param_groups]
     for of_ordered, group in groups:
         for parameter in group["params"]:
@@ -83,7 +83,7 @@ def _changing_in_forward(module: torch.nn.Module) -> Iterator[int]:
                 yield _storage(weight)
 
 
-def _changes_only_in_step(optimizer: torch.optim.Optimizer) -> bool:
+def changes_only_in_step(optimizer: torch.optim.Optimizer) -> bool:
     """Whether what the optimizer changes, it changes in a ``step`` that calls torch's hooks."""
     if not getattr(type(optimizer).step, "hooked", False):
         return False

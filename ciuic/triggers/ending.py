@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ciuic.errors import CiuicError
 from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 
@@ -46,16 +45,12 @@ class LastBoundary:
         self._aside = None
         try:
             from ciuic.capture.boundary import Boundaries
-            from ciuic.state.capture import capture_state
-            from ciuic.state.ownership import ordered_leaves
 
-            objects: dict[str, Any] = {name: given.get(name) for name in OBJECTS}
-            captured = capture_state(**objects, rng=given.get("rng", True))
             if self._boundaries is None:
                 self._boundaries = Boundaries()
-            ordered = ordered_leaves(captured.components, objects["model"], objects["optimizer"])
-            self._boundaries.set_aside(captured.components, ordered)
-            self._aside = _Aside(step, captured.contains, _kept(given))
+            objects = {name: given.get(name) for name in OBJECTS}
+            boundary = self._boundaries.set_aside(objects, rng=given.get("rng", True))
+            self._aside = _Aside(step, boundary.contains, _kept(given))
         except Exception as error:  # memory for example, of which there may be little
             self._failed = True
             logger.warning("Step %d could not be set aside for an exception's snapshot; none is: %r.", step, error)
@@ -72,18 +67,18 @@ class LastBoundary:
         boundary = None if self._boundaries is None else self._boundaries.newest
         if aside is None or boundary is None:
             return None
-        why_not = boundary.why_not()
-        if why_not is not None:
-            logger.warning(
-                "The end of step %d cannot be saved: %s. The newest snapshot before it stands.", aside.step, why_not
-            )
-            return None
-        logger.warning("Saving the end of step %d, %s.", aside.step, message)
         try:
+            why_not = boundary.why_not()
+            if why_not is not None:
+                logger.warning(
+                    "The end of step %d cannot be saved: %s. The newest snapshot before it stands.", aside.step, why_not
+                )
+                return None
+            logger.warning("Saving the end of step %d, %s.", aside.step, message)
             snapshot = self._commit(
                 boundary.components(), aside.contains, step=aside.step, message=message, **aside.details
             )
-        except (CiuicError, OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # a state_dict of somebody else's, a disk, memory
             logger.error("Step %d was not saved: %s The newest snapshot before it stands.", aside.step, error)
             return None
         logger.warning("Saved step %d as %s.", aside.step, short(snapshot.id))

@@ -1,0 +1,251 @@
+"""What stays where it is from one boundary to the next: the tensors of modules, the state of torch's optimizers.
+
+Their trees are made when they are needed, which is at an exception. At a boundary it is only noted how they are: lists
+of objects, versions and addresses, which cost a few tenths of a microsecond a tensor, where a tree costs fifty times
+that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+from ciuic.capture.stillness import Copied, Copies, Still, addresses_of, memory_key
+from ciuic.objects.state_tree import Container, Key, StateNode
+from ciuic.state.leaves import SCALARS, Capture, named_state_tree
+from ciuic.state.modules import plain_name
+from ciuic.state.optimizers import named_optimizer_state
+
+COPIED_BYTES = 64 << 10
+"""Up to this size what may change anywhere is copied at each boundary; above it only once it was seen to change."""
+
+Memory: TypeAlias = "tuple[int, int]"
+"""The address and the length, in bytes."""
+
+MOST_VERSIONS = 64
+"""Of an optimizer's tensors: more of them cost as much as all the rest, and what is reset by hand is mostly all."""
+
+
+class Part(Protocol):
+    """A module or an optimizer that is not read at a boundary."""
+
+    def is_current(self) -> bool:
+        """Whether what was found out about it when it was looked at first still holds."""
+        ...
+
+    def note(self) -> bool:
+        """A boundary: note how it is, and copy what may change before the next step. False when it has to be read."""
+        ...
+
+    def copies(self) -> Copies:
+        """What ``note`` has copied."""
+        ...
+
+    def restless(self) -> Set[Memory]:
+        """The memory, among what was noted and is not trained, that has changed since."""
+        ...
+
+    def changed(self) -> list[str]:
+        """Names of what is not as it was noted."""
+        ...
+
+    def node(self, path: tuple[Key, ...], capture: Capture, copies: Copies) -> StateNode:
+        """The tree as it was noted, of one that has not ``changed``."""
+        ...
+
+
+@dataclass(frozen=True)
+class InPlace(Container):
+    """Stands for the tree of ``part``."""
+
+    part: Part
+
+
+class ModuleInPlace:
+    """A module that ``reads_plainly``. ``in_step``: the memory that changes in an optimizer's step alone; ``restless``:
+    what does not keep still before it, however large it is."""
+
+    def __init__(self, module: torch.nn.Module, in_step: Set[Memory], restless: Set[Memory]) -> None:
+        self._module = module
+        self._modules = list(module.modules())
+        self._members = self._list_members()
+        self._entries: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
+        self._tensors = list(self._entries.values())
+        self._addresses = addresses_of(self._tensors)
+        self._keys = {name: memory_key(tensor) for name, tensor in self._entries.items()}
+        in_step_alone: list[torch.Tensor] = []
+        elsewhere: list[torch.Tensor] = []
+        copied: dict[tuple[Any, ...], torch.Tensor] = {}
+        for name, tensor in self._entries.items():
+            memory = memory_of(tensor)
+            if memory in in_step:
+                in_step_alone.append(tensor)
+            elif memory[1] <= COPIED_BYTES or memory in restless or tensor.is_inference():
+                copied[self._keys[name]] = tensor
+            else:
+                elsewhere.append(tensor)
+        self._in_step, self._elsewhere, self._copied = Still(in_step_alone), Still(elsewhere), Copied(copied)
+
+    def _list_members(self) -> list[int]:
+        """The id of every submodule, parameter and buffer, of each module."""
+        held = [
+            members
+            for each in self._modules
+            for members in (each._modules.values(), each._parameters.values(), each._buffers.values())
+        ]
+        return list(map(id, chain.from_iterable(held)))
+
+    def is_current(self) -> bool:
+        return self._list_members() == self._members and addresses_of(self._tensors) == self._addresses
+
+    def note(self) -> bool:
+        self._in_step.note()
+        self._elsewhere.note()
+        self._copied.renew()
+        return True
+
+    def copies(self) -> Copies:
+        return self._copied.copies()
+
+    def restless(self) -> set[Memory]:
+        return {memory_of(self._elsewhere.tensors[index]) for index in self._elsewhere.changed()}
+
+    def changed(self) -> list[str]:
+        if not reads_plainly(self._module):
+            return ["what state_dict gives"]
+        now = self._module.state_dict(keep_vars=True)
+        if list(now) != list(self._entries):
+            return sorted(now.keys() ^ self._entries.keys()) or ["the order of what state_dict gives"]
+        moved = {
+            id(tensor)
+            for name, tensor in self._entries.items()
+            if now[name] is not tensor or memory_key(tensor) != self._keys[name]
+        }
+        for still in (self._in_step, self._elsewhere):
+            moved.update(id(still.tensors[index]) for index in still.changed())
+        return [plain_name(name) for name, tensor in self._entries.items() if id(tensor) in moved]
+
+    def node(self, path: tuple[Key, ...], capture: Capture, copies: Copies) -> StateNode:
+        entries = self._entries.items()
+        named = [(plain_name(name), copies.get(self._keys[name], tensor)) for name, tensor in entries]
+        return Container("module", tuple([(name, capture.leaf(tensor, (*path, name))) for name, tensor in named]))
+
+
+def reads_plainly(module: torch.nn.Module) -> bool:
+    """Whether ``state_dict`` gives the module's parameters and buffers themselves, and nothing of somebody else's."""
+    plain = torch.nn.Module
+    return all(
+        type(each).state_dict is plain.state_dict
+        and type(each)._save_to_state_dict is plain._save_to_state_dict
+        and type(each).get_extra_state is plain.get_extra_state
+        and not vars(each).keys() & {"state_dict", "_save_to_state_dict", "get_extra_state"}
+        and not vars(each).get("_state_dict_hooks")
+        and not vars(each).get("_state_dict_pre_hooks")
+        and not isinstance(each, torch.jit.ScriptModule)  # it makes its tensors' objects anew each time
+        for each in module.modules()
+    )
+
+
+def memory_of(tensor: torch.Tensor) -> Memory:
+    return tensor.data_ptr(), tensor.numel() * tensor.element_size()
+
+
+class OptimizerInPlace:
+    """A torch optimizer that ``steps_plainly``. What its groups say is copied at a boundary.
+
+    That state was replaced, by ``load_state_dict`` for example, is seen of each tensor; that it was written to by hand,
+    of a sample of them.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._values = self._list_values()
+        self._count = len(self._values)
+        self._versions: list[int | None] = []
+        self._groups: list[dict[str, Any]] = []
+        self._parameters: list[Any] = []
+        self._grown = False
+
+    def _list_values(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self._optimizer.state.values())))
+
+    def _list_parameters(self) -> list[Any]:
+        """Those of the groups, and those that have a state."""
+        groups = self._optimizer.param_groups
+        return [*chain.from_iterable(group["params"] for group in groups), *self._optimizer.state]
+
+    def memory(self) -> set[Memory]:
+        """Of its tensors, but for empty ones."""
+        return {memory_of(value) for value in self._values if isinstance(value, torch.Tensor) and value.numel()}
+
+    def is_current(self) -> bool:
+        return not self._grown
+
+    def note(self) -> bool:
+        self._values = self._list_values()
+        if len(self._values) != self._count:  # a first step has made some, which have to be looked at
+            self._grown = True
+            return False
+        self._parameters = self._list_parameters()
+        self._groups = [
+            {key: _kept(value) for key, value in group.items() if key != "params"}
+            for group in self._optimizer.param_groups
+        ]
+        self._versions = self._read_versions()
+        return True
+
+    def _read_versions(self) -> list[int | None]:
+        every = -(-len(self._values) // MOST_VERSIONS) or 1
+        return [getattr(value, "_version", None) for value in self._values[::every]]
+
+    def copies(self) -> Copies:
+        return {}
+
+    def restless(self) -> set[Memory]:
+        return set()
+
+    def changed(self) -> list[str]:
+        if not steps_plainly(self._optimizer):
+            return ["what state_dict gives"]
+        before, now = self._parameters + self._values, self._list_parameters() + self._list_values()
+        same = list(map(id, before)) == list(map(id, now)) and self._read_versions() == self._versions
+        return [] if same else ["state"]
+
+    def node(self, path: tuple[Key, ...], capture: Capture, copies: Copies) -> StateNode:
+        named = named_optimizer_state(self._optimizer, capture.parameter_names())
+        groups = [{**kept, "params": group["params"]} for kept, group in zip(self._groups, named.groups, strict=True)]
+        return named_state_tree(self._optimizer, replace(named, groups=groups), path, capture)
+
+
+def steps_plainly(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``state_dict`` gives the optimizer's groups and the slots of its parameters, each of which is a tensor
+    or what nobody can change."""
+    parameters = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return (
+        type(optimizer).state_dict is torch.optim.Optimizer.state_dict
+        and "state_dict" not in vars(optimizer)
+        and not vars(optimizer).get("_optimizer_state_dict_pre_hooks")
+        and not vars(optimizer).get("_optimizer_state_dict_post_hooks")
+        and all(id(key) in parameters and type(slots) is dict for key, slots in optimizer.state.items())
+        and all(_is_plain(value) for slots in optimizer.state.values() for value in slots.values())
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in SCALARS or (isinstance(value, torch.Tensor) and not value.is_inference())
+
+
+def _kept(value: Any) -> Any:
+    """A copy of what a group says: the rate, the betas, perhaps names."""
+    if type(value) in SCALARS:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if type(value) is list and SCALARS.issuperset(map(type, value)):
+        return list(value)
+    return copy.deepcopy(value)

@@ -102,7 +102,8 @@ def _lines(session: Session, verdict: Verdict) -> Iterator[str]:
     yield f"compared     {humane.count(len(comparison.steps), 'step')}: {held}"
     if comparison.unseeded:
         names = printable(", ".join(comparison.unseeded))
-        yield f"left out     generators that nobody has seeded, and nothing depends on: {names}"
+        needless = ", and nothing depends on" if verdict.same else ""
+        yield f"left out     generators that nobody has seeded{needless}: {names}"
     if verdict.same:
         yield session.paint("The same, bit for bit.", "green", "bold")
         return

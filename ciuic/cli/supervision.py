@@ -83,6 +83,8 @@ def run_command(
     from ciuic.supervisor.supervising import Supervisor
 
     patience = Patience()
+    if 0 in (hang, hang_outside):
+        raise click.UsageError("A hang takes some time. Without --hang nothing is one.")
     if hang is not None:
         patience = Patience(hang, max(hang, PATIENT_S) if hang_outside is None else hang_outside)
     elif hang_outside is not None:

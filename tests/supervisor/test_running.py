@@ -144,6 +144,12 @@ def test_a_hang_says_where(desk):
     assert any("waits_for_ever" in line for line in first["tail"])
 
 
+@pytest.mark.parametrize("options", [("--hang", "0"), ("--hang", "1s", "--hang-outside", "0"), ("--hang-outside", "9")])
+def test_no_time_is_no_hang(desk, options):
+    """`--hang 0` may mean "never" to somebody; it ended each attempt at its first step."""
+    assert desk.run(["true"], *options).code == 2
+
+
 def test_a_hang_of_a_rank_says_where(desk):
     """torchrun's ranks are in sessions of their own: the agent alone said where it was, which is never the reason."""
     text = STEPS + (

@@ -26,6 +26,8 @@ from ciuic.store.store import Store, index_rows
 
 EXCLUSIVE_TIMEOUT_S = 30.0
 ATTEMPTS = 5
+TOO_LITTLE = 0.01
+"""Of what stays: where a sweep for want of room has freed less, another one would find hardly more."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def collect(
             continue
         report = report if before is None else _together(before, report)
         gained = report.freed_bytes - (0 if before is None else before.freed_bytes)
-        if not collector.short_of_room or gained <= 0:
+        if not collector.short_of_room or gained <= TOO_LITTLE * report.kept_bytes:
             return report
         before = report  # there is more room now
     if before is not None:

@@ -192,6 +192,19 @@ def test_little_room(tmp_path: Path) -> None:
     assert check(trainer.store, read_data=True).ok
 
 
+def test_little_room_and_nothing_to_gain(tmp_path: Path) -> None:
+    """Packs that were merged a few at a time, as many as there was room for, freed some bytes each: on a disk that was
+    nearly full gc swept again and again for them, and the training waited for it. One sweep tells."""
+    fs = Small()
+    trainer = Trainer.create(tmp_path / "repo", fs)
+    snapshots = [trainer.commit({"w": noise(number)}) for number in range(40)]
+    fs.capacity = sum(path.stat().st_size for path in trainer.packs()) + 10_000
+    generation = int(Path(trainer.store.join("generation")).read_text())
+    collect(trainer.store)
+    assert int(Path(trainer.store.join("generation")).read_text()) == generation + 1
+    assert [trainer.load(snapshot) for snapshot in snapshots] == [{"w": noise(number)} for number in range(40)]
+
+
 # Damage
 
 

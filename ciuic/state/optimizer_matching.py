@@ -164,6 +164,8 @@ def _check_slots(
 ) -> None:
     for group, names in zip(optimizer.param_groups, live_names, strict=True):
         for parameter, name in zip(group["params"], names, strict=True):
+            if isinstance(parameter, torch.nn.UninitializedParameter):
+                continue  # without a shape; its model's problem
             for slot, node in _fields(slots[name]).items() if name in slots else ():
                 if slot in SHAPED_LIKE_PARAMETER and isinstance(node, Tensor) and node.shape != tuple(parameter.shape):
                     plan.problem(

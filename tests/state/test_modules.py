@@ -103,17 +103,25 @@ def test_extra_state_goes_through_the_modules_own_methods(repo, stored, live):
 
 
 def test_lazy_modules_are_refused_by_name_until_they_are_initialised(repo):
-    """On both sides; a batch later all is well."""
+    """On both sides, with their optimizer, too; a batch later all is well."""
+
+    def trained(model):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        if not isinstance(model[0].weight, torch.nn.UninitializedParameter):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        return optimizer
+
     model = torch.nn.Sequential(torch.nn.LazyLinear(3))
     with pytest.raises(ciuic.UnsupportedState, match=r"^model/0\.weight is not initialised yet"):
         repo.commit(model)
     model(torch.ones(1, 2))
-    repo.commit(model)
+    repo.commit(model, trained(model))
     live = torch.nn.Sequential(torch.nn.LazyLinear(3))
     with pytest.raises(ciuic.StateMismatch, match=r"model/0\.weight is not initialised yet"):
-        repo.restore("HEAD", model=live)
+        repo.restore("HEAD", model=live, optimizer=trained(live))
     live(torch.ones(1, 2))
-    repo.restore("HEAD", model=live)
+    repo.restore("HEAD", model=live, optimizer=trained(live))
     assert equal(live, model)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ciuic.batches.generators import set_states, states_of
 from ciuic.batches.position import Position, packed, unpacked
-from ciuic.batches.sources import length_of, set_epoch, source_of
+from ciuic.batches.sources import drawn_ahead, length_of, set_epoch, source_of
 from ciuic.errors import PositionError
 from ciuic.state.rng import process_states, set_process_states
 
@@ -47,9 +47,9 @@ class Loop:
 
     def position(self) -> Position:
         """After the batch that was given last: all that it takes to go on with the next one."""
+        own = states_of(self._source.own)
         here = replace(self._position, next_step=self.next_step, offset=self._offset)
-        if not self._offset:
-            here = replace(here, own=states_of(self._source.own))
+        here = replace(here, now=own, ahead=drawn_ahead(self._loader)) if self._offset else replace(here, own=own)
         state = self._source.state(self._offset > 0)
         return replace(here, loader=None if state is None else {"by": type(self._source).__name__, "state": state})
 
@@ -74,7 +74,7 @@ class Loop:
         """The rest of the epoch.
 
         1. The generators are set as they were when the epoch began; 2. the loader begins it, and passes over what was
-        drawn; 3. the process's generators are set as they were before this, which is as the snapshot has them.
+        drawn; 3. all of them are set as the snapshot has them, which the process's were before this.
         """
         here = self._position
         set_epoch(self._loader, here.epoch)
@@ -95,6 +95,9 @@ class Loop:
         before = process_states()
         set_process_states(unpacked(here.generators))
         try:
-            return self._source.begin(here.epoch, self._offset, state)
+            batches = self._source.begin(here.epoch, self._offset, state)
+            if here.ahead == drawn_ahead(self._loader):  # what is now drawn, was drawn then
+                set_states(self._source.own, here.now)
+            return batches
         finally:
             set_process_states(before)

@@ -23,6 +23,8 @@ class Position:
     given; ``length``: how many the epoch has, where the loader says so.
     ``generators``: of the process, as the epoch began, ``packed``; ``own``: those of the loader and its samplers, by
     name. At offset 0 the epoch has not begun: no ``generators``, and ``own`` as they are now.
+    ``now``: in mid epoch, ``own`` as they are at this position, since another loader may draw from them, too; and
+    ``ahead``: of how many batches the indices are drawn before they are asked for.
     ``loader``: the loader's own ``state`` at this position, where it has one, and ``by`` which kind of source.
     ``left``: the script has gone on behind the loop, so that what follows a complete one is in the snapshot.
     """
@@ -35,6 +37,8 @@ class Position:
     length: int | None = None
     generators: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
+    now: dict[str, Any] = field(default_factory=dict)
+    ahead: int = 0
     loader: Any = None
     left: bool = False
 
@@ -50,10 +54,10 @@ def stored_position(node: StateNode) -> Position:
     if not isinstance(value, dict) or not {*COUNTS} <= value.keys():
         raise _unknown()
     values = {name: item for name, item in value.items() if name in names}  # a later version may note more
-    counts = [values[name] for name in COUNTS] + [values.get("length") or 0]
+    counts = [values[name] for name in COUNTS] + [values.get("length") or 0, values.get("ahead", 0)]
     if not all(type(count) is int and count >= 0 for count in counts):
         raise _unknown()
-    if not all(isinstance(values.get(name, {}), dict) for name in ("generators", "own")):
+    if not all(isinstance(values.get(name, {}), dict) for name in ("generators", "own", "now")):
         raise _unknown()
     if type(values.get("left", False)) is not bool:
         raise _unknown()

@@ -71,6 +71,11 @@ def length_of(loader: Any) -> int | None:
         return None
 
 
+def drawn_ahead(loader: Any) -> int:
+    """Of how many batches a loader draws the indices before it is asked for them."""
+    return loader.num_workers * (loader.prefetch_factor or 0) if isinstance(loader, DataLoader) else 0
+
+
 class ByIndex:
     """A DataLoader over a map-style dataset: the indices of what was drawn are drawn again, and nothing is loaded."""
 
@@ -99,7 +104,7 @@ class ByIndex:
         return forgetting(batches) if apart else batches
 
     def _load(self, indices: Iterator[Any], epoch: int, skip: int, seed: int) -> Iterator[Any]:
-        if skip:
+        if skip and self._loader.num_workers:
             following = list(itertools.islice(indices, 1))
             if not following:
                 return iter(())  # no reason to start workers
@@ -183,14 +188,12 @@ class ByState:
             _replay(batches, skip, f"a {type(self._loader).__name__} without its state")
             return batches
         self._loader.load_state_dict(state["loader"])
-        batches = iter(self._loader)
-        set_states(self.own, state["own"])  # beginning again may draw another number of times
-        return batches
+        return iter(self._loader)
 
     def state(self, within: bool) -> Any:
         """Between epochs the dataset's alone: a loader that has come to its end draws when it is told so."""
         if within:
-            return {"loader": self._loader.state_dict(), "own": states_of(self.own)}
+            return {"loader": self._loader.state_dict()}
         dataset: Any = getattr(self._loader, "dataset", None)
         if has_state(dataset) and not getattr(self._loader, "num_workers", 0):
             return {"dataset": dataset.state_dict()}

@@ -99,6 +99,32 @@ def test_the_end_is_a_snapshot_and_it_is_durable(manager):
     assert [each.step for each in ciuic.Repo(first.repo.path).log()] == [7, 5, 3]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_generator_that_two_loaders_share(tmp_path, workers):
+    """One for training and validation, as torch's page on reproducibility has it: what the validation has drawn in
+    this epoch counts. The generator came back as it was before that."""
+
+    def script(folder, record, stop=None):
+        run = SnapshotManager(tmp_path / folder, 1, when_busy="wait")
+        linear(run)
+        shared = torch.Generator().manual_seed(1)
+        training_loader = DataLoader(range(10), 2, shuffle=True, generator=shared, num_workers=workers)
+        validation_loader = DataLoader(range(5), 5, shuffle=True, generator=shared)
+        for step, batch in run.batches(training_loader, max_epochs=3):
+            drawn = [each.tolist() for each in validation_loader] if step % 2 else []
+            assert record.setdefault(step, (batch.tolist(), drawn)) == (batch.tolist(), drawn)
+            run.step()
+            if step == stop:
+                break
+        run.close()
+
+    whole, seen = {}, {}
+    script("whole", whole)
+    for stop in (1, 3, 4, 8, None):
+        script("killed", seen, stop)
+    assert seen == whole and len(whole) == 15
+
+
 def test_what_was_drawn_is_not_loaded_again(tmp_path):
     """A plain DataLoader passes over indices."""
     record = training.Record()

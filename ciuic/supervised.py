@@ -198,7 +198,11 @@ def _opened(path: str | None) -> tuple[mmap.mmap | None, int]:
             page = mmap.mmap(descriptor, SIZE)
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)  # two ranks look for a place at once
-            return page, _place(page) + TIME_IN_PLACE
+            try:
+                return page, _place(page) + TIME_IN_PLACE
+            finally:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # the mapping has a descriptor of its own, which keeps it
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:

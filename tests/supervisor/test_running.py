@@ -167,7 +167,7 @@ def test_one_of_two_processes_hangs(desk):
     """The one that went on told its steps in the same place, so nobody saw that the other had stopped."""
     text = STEPS + (
         "if os.path.exists('hung'):\n    sys.exit(0)\nopen('hung', 'w').close()\n"
-        "if os.fork():\n    line.at_step(0)\n    time.sleep(600)\n"
+        "if os.fork():\n    line.at_step(0)\n    time.sleep(60)\n    sys.exit(0)\n"
         "other = Supervised()\nother.opened(os.path.abspath('snapshots'))\n"
         "for step in range(6000):\n    other.at_step(step)\n    time.sleep(0.1)\n"
     )
@@ -177,7 +177,7 @@ def test_one_of_two_processes_hangs(desk):
 
 WAITING = STEPS + (
     "line.at_step(0)\nprint(os.getpid(), flush=True)\n"
-    "while not os.path.exists('go'):\n    line.at_step(1)\n    time.sleep(0.01)\n"
+    "for _ in range(6000):\n    if os.path.exists('go'):\n        break\n    line.at_step(1)\n    time.sleep(0.01)\n"
 )
 
 

@@ -186,9 +186,11 @@ def test_ctrl_z_stops_both(desk):
     with desk.start(desk.script(WAITING), preexec_fn=os.setpgrp) as supervisor:
         training = int(supervisor.stdout.readline())
         supervisor.send_signal(signal.SIGTSTP)
-        for pid in (training, supervisor.pid):
-            until(lambda pid=pid: state(pid) == "T")
-        supervisor.send_signal(signal.SIGCONT)
+        try:
+            for pid in (training, supervisor.pid):
+                until(lambda pid=pid: state(pid) == "T")
+        finally:
+            supervisor.send_signal(signal.SIGCONT)
         until(lambda: state(training) != "T")
         (desk.folder / "go").touch()
         supervisor.communicate()

@@ -21,7 +21,7 @@ from ciuic.store.prunes import NEEDED_TO_RESUME
 from ciuic.supervised import Supervised
 from ciuic.triggers.configured import combined
 from ciuic.triggers.engine import Engine, Moment, Run, Trigger
-from ciuic.triggers.numbers import Metrics
+from ciuic.triggers.numbers import Metrics, readable
 from ciuic.triggers.steps import EverySteps
 from ciuic.triggers.watch import Watch
 from ciuic.writer.pending import PendingSnapshot, completed, failed
@@ -347,7 +347,7 @@ class SnapshotManager:
         self, moment: Moment, wait: bool, given: dict[str, Any], reasons: tuple[str, ...], grace_s: float | None = None
     ) -> PendingSnapshot:
         """One snapshot of this boundary."""
-        given = {**given, "metrics": moment.metrics or None}  # those that a trigger has read are not read again
+        given = {**given, "metrics": readable(moment.metrics) or None}  # what a trigger has read is not read again
         pending = self._newest = self._take(moment.step, wait, self._whole(given, reasons), grace_s)
         self._last = self._last_taken = moment.step, time.monotonic()
         pending.add_done_callback(self._ended)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
+from ciuic.triggers.numbers import Metrics, readable
 
 if TYPE_CHECKING:
     from ciuic.capture.boundary import Boundaries
 
 OBJECTS = ("model", "optimizer", "scheduler", "scaler", "extra", "data")
 DETAILS = ("epoch", "metrics", "config")
+
+RESERVE_BYTES = 64 << 20
+"""Of address space, never written to: what a commit needs where a limit of memory has been reached."""
 
 logger = logging.getLogger("ciuic")
 
@@ -35,6 +41,7 @@ class LastBoundary:
         self._commit = commit
         self._boundaries: Boundaries | None = None
         self._aside: _Aside | None = None
+        self._reserve: mmap.mmap | None = None
         self._failed = False
 
     def set_aside(self, step: int, given: Mapping[str, Any]) -> None:
@@ -48,6 +55,8 @@ class LastBoundary:
 
             if self._boundaries is None:
                 self._boundaries = Boundaries()
+                with contextlib.suppress(OSError):  # so short of memory already
+                    self._reserve = mmap.mmap(-1, RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             objects = {name: given.get(name) for name in OBJECTS}
             boundary = self._boundaries.set_aside(objects, rng=given.get("rng", True))
             self._aside = _Aside(step, boundary.contains, _kept(given))
@@ -67,6 +76,7 @@ class LastBoundary:
         boundary = None if self._boundaries is None else self._boundaries.newest
         if aside is None or boundary is None:
             return None
+        self._give_back()
         try:
             why_not = boundary.why_not()
             if why_not is not None:
@@ -75,17 +85,24 @@ class LastBoundary:
                 )
                 return None
             logger.warning("Saving the end of step %d, %s.", aside.step, message)
-            snapshot = self._commit(
-                boundary.components(), aside.contains, step=aside.step, message=message, **aside.details
-            )
+            details = {**aside.details, "metrics": readable(Metrics(aside.details.get("metrics", {})))}
+            snapshot = self._commit(boundary.components(), aside.contains, step=aside.step, message=message, **details)
         except Exception as error:  # a state_dict of somebody else's, a disk, memory
-            logger.error("Step %d was not saved: %s The newest snapshot before it stands.", aside.step, error)
+            reason = str(error) or repr(error)
+            logger.error("Step %d was not saved: %s The newest snapshot before it stands.", aside.step, reason)
             return None
         logger.warning("Saved step %d as %s.", aside.step, short(snapshot.id))
         return snapshot
 
+    def _give_back(self) -> None:
+        """The memory that was kept for a commit."""
+        reserve, self._reserve = self._reserve, None
+        if reserve is not None:
+            reserve.close()
+
     def close(self) -> None:
         """Nothing is set aside any more."""
+        self._give_back()
         self._aside = None
         boundaries, self._boundaries = self._boundaries, None
         if boundaries is not None:

@@ -278,3 +278,79 @@ def test_a_script_without_a_with_block_dies_of_an_exception(path):
     done = subprocess.run([sys.executable, "-c", DYING, path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "my own hook: no more" in done.stdout
     assert log_of(path) == [(1, "before ValueError: no more")]
+
+
+SHORT_OF_MEMORY = """
+import resource, sys, torch
+from ciuic.snapshot import SnapshotManager
+from ciuic.triggers import EverySteps, OutOfMemory
+
+path, where = sys.argv[1:]
+short = False
+
+def use_up(at):
+    if not short or at != where:
+        return
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+    kept = []
+    while True:
+        kept.append(torch.ones(1 << 18))
+
+class Uses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        use_up("forward")
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        use_up("backward")
+        return gradient
+
+class HalfWay(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self):
+        for number, parameter in enumerate(self.param_groups[0]["params"]):
+            if number == 1:
+                use_up("step")
+            parameter.sub_(parameter.grad, alpha=0.1)
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        global short
+        short = short or (where == "worker" and index == 5)
+        use_up("worker")
+        return torch.full((8,), float(index))
+
+model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+optimizer = HalfWay(model.parameters(), {})
+workers = {"num_workers": 1, "multiprocessing_context": "fork"} if where == "worker" else {}
+loader = torch.utils.data.DataLoader(Data(), batch_size=2, drop_last=True, **workers)
+with SnapshotManager(path, triggers=[EverySteps(1), OutOfMemory()] if where == "step" else [OutOfMemory()]) as sm:
+    sm.track(model=model, optimizer=optimizer)
+    for step, batch in sm.batches(loader):
+        short = step == 2 and where != "worker"
+        Uses.apply(model(batch)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sm.step()
+"""
+
+
+@pytest.mark.parametrize("where", ["forward", "backward", "step", "worker"])
+def test_a_limit_of_memory_is_reached(path, where):
+    """A real limit, in a process of its own, used up by torch to the last megabyte, with which no commit could be made:
+    the step before is saved all the same, with memory that was kept for it; but half-way through the optimizer's step,
+    where the newest snapshot stands. The error is torch's, and comes out."""
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, path, where]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "can't allocate memory" in done.stderr, done.stderr
+    steps, messages = zip(*log_of(path), strict=True)
+    if where == "step":
+        assert steps == (1, 0)
+    else:
+        assert steps == (1,) and messages[0].startswith("out of memory: RuntimeError: ")

@@ -96,7 +96,7 @@ def test_going_back_loses_nothing(tmp_path: Path):
     assert (again.after.step, again.branch) == (0, None)
     assert walk_back(str(path), 0) is None
     assert [entry.action for entry in repo.reflog("HEAD")][:2] == [
-        "checkout: moving to " + each.id[:12] for each in (again.after, walk.after)
+        "checkout: moving to " + each.id[:8] for each in (again.after, walk.after)
     ]
 
 

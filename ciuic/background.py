@@ -33,7 +33,8 @@ Priority = Literal["normal", "low"]
 SLOTS = 2
 WRITER_TIMEOUT_S = 30.0
 EXIT_TIMEOUT_S = 600.0
-GOODBYE_TIMEOUT_S = 10.0
+GOODBYE_S, SHORT_GOODBYE_S = 75.0, 2.0
+"""How long a writer may take to go, in which retention collects; and one whose trainer has no time."""
 SERVING = ("ciuic-copier", "ciuic-writer")
 """The threads that bring snapshots about."""
 COUNTED = ("published", "unchanged", "torn", "skipped", "failed", "retries", "writer_deaths", "writer_stalls")
@@ -264,6 +265,7 @@ class Background:
         """
         if self.owner != os.getpid():
             return True
+        end = time.monotonic() + (EXIT_TIMEOUT_S if timeout is None else timeout)
         with self._closing:
             if self in _engines:
                 try:
@@ -272,7 +274,8 @@ class Background:
                     _engines.discard(self)
                     self._unwatch()
                     self._copier.close()
-                    self._writer.close(0 if self._unfinished else GOODBYE_TIMEOUT_S)
+                    goodbye = min(GOODBYE_S, max(SHORT_GOODBYE_S, end - time.monotonic()))
+                    self._writer.close(0 if self._unfinished else goodbye)
                     self._arena.close()
         return not self._unfinished
 

@@ -20,8 +20,13 @@ from ciuic.store.store import Store
 
 SHARE = 0.05
 """Garbage above this share of what stays is collected; gc itself may leave as much again."""
-DUTY = 0.1
-"""Of the time, what collections may take, unless there is no room."""
+DUTY, MOST_DUTY = 0.1, 0.5
+"""Of the time, what collections may take, unless there is no room. The more garbage beside what stays, the more: a run
+whose snapshots come as fast as they are collected would leave more and more."""
+LEAST_END_S, MOST_END_S = 5.0, 60.0
+"""How long a run's end may collect: as long as the run might have, within these."""
+SILENCE_S = 3.0
+"""After so long the end says what it is waiting for."""
 LOCK_TIMEOUT_S = 2.0
 PATIENCE_S = 1.0
 """A collection that has taken so long gives way to a snapshot that waits; the third one in a row does not."""
@@ -55,8 +60,9 @@ class Retention:
         self._branch: str | None = None
         self._garbage = 0  # bytes that prunes since the last collection may have freed: a guess, mostly too large
         self._yields = 0
-        self._next_collection = 0.0
-        self._deadline = float("inf")
+        self._began = time.monotonic()
+        self._took = self._ended = 0.0  # how long the last collection took, and when it ended
+        self._deadline = self._silence = float("inf")
         self._said: set[str] = set()
 
     # After a snapshot
@@ -67,19 +73,23 @@ class Retention:
         self._forecast.add(snapshot)
         self._reader.trust(snapshot.id)
         self._guarded(lambda: self._prune(snapshot.id))
-        if time.monotonic() >= self._next_collection:
-            self._guarded(self._collect_if_worth_it)
+        if self._has_rested(MOST_DUTY):
+            self._guarded(self._collect_if_due)
 
-    def finish(self, seconds: float) -> None:
-        """The run ends: what is due is collected, unless that takes longer; then it is said how much is left."""
-        self._deadline = time.monotonic() + seconds
+    def finish(self, seconds: float | None = None) -> None:
+        """The run ends: what is worth it is collected, in a tenth of the time that it had, or in so many ``seconds``.
+        What is left then is said."""
+        now = time.monotonic()
+        if seconds is None:
+            seconds = min(MOST_END_S, max(LEAST_END_S, DUTY * (now - self._began)))
+        self._deadline, self._silence = now + seconds, now + SILENCE_S
         for _ in range(ROUNDS):  # a size budget learns from a collection what is left
             before = self.collections
             self._guarded(self._collect_if_worth_it)
             if self.collections == before:
                 break
             self._guarded(lambda: self._prune(None))
-        self._deadline = float("inf")
+        self._deadline = self._silence = float("inf")
         self._guarded(self._say_what_is_left)
 
     def _prune(self, parent: str | None) -> None:
@@ -100,17 +110,27 @@ class Retention:
 
     # Collecting
 
-    def _collect_if_worth_it(self) -> None:
-        if self._is_worth_it():
+    def _collect_if_due(self) -> None:
+        ratio = self._garbage_ratio()
+        if ratio > SHARE and self._has_rested(min(MOST_DUTY, DUTY * max(1.0, ratio))):
             self._collect()
 
-    def _is_worth_it(self) -> bool:
+    def _collect_if_worth_it(self) -> None:
+        if self._garbage_ratio() > SHARE:
+            self._collect()
+
+    def _garbage_ratio(self) -> float:
+        """The garbage, as a share of what stays."""
         with self.store.shared():
             staying = self._sizes.total() - self._garbage
-        return self._garbage > SHARE * max(staying, 0)
+        return self._garbage / max(staying, 1)
+
+    def _has_rested(self, duty: float) -> bool:
+        """Since the last collection, so that they take no more than this part of the time."""
+        return time.monotonic() - self._ended >= self._took * (1 / duty - 1)
 
     def _say_what_is_left(self) -> None:
-        if self._is_worth_it():
+        if self._garbage_ratio() > SHARE:
             size = f"{self._garbage / (1 << 20):.1f} MiB"
             self._say(
                 f"Up to {size} of what retention let go is not collected yet: the end of a run takes no longer. "
@@ -126,6 +146,9 @@ class Retention:
             tired = now - began > PATIENCE_S and self._yields < MOST_YIELDS and self._waiting()
             if not urgent and (now > self._deadline or tired):
                 raise _Yield
+            if now > self._silence:
+                left = self._deadline - now
+                self._say(f"Collecting what retention let go; the run ends after that, in {left:.0f} s at most.")
 
         try:
             collect(self.store, plan=Plan(LOCK_TIMEOUT_S, between, self._reader.snapshots, SHARE))
@@ -136,8 +159,8 @@ class Retention:
             self._yields += 1
             return False
         finally:
-            now = time.monotonic()
-            self._next_collection = now + (now - began) * (1 / DUTY - 1)
+            self._ended = time.monotonic()
+            self._took = self._ended - began
 
     # Before a snapshot
 

@@ -14,9 +14,6 @@ from ciuic.objects.snapshot import Snapshot
 if TYPE_CHECKING:
     from ciuic.retention.engine import Retention
 
-GOODBYE_S = 5.0
-"""Less than what a trainer that ends gives its writer process to go."""
-
 logger = logging.getLogger("ciuic")
 
 
@@ -50,9 +47,9 @@ class Retiring:
             self._retention.after(snapshot, following.position.branch)
 
     def finish(self) -> None:
-        """There will be no more for now: a few seconds for what is due."""
+        """There will be no more for now: some time for what is due."""
         if self._retention is not None:
-            self._retention.finish(GOODBYE_S)
+            self._retention.finish()
 
     def _opened(self, following: Following) -> Retention | None:
         if not self._settled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,18 @@ def test_it_collects_when_there_is_enough_to_gain(run: Run) -> None:
     assert run.retention.collections == 2
 
 
+def test_the_more_garbage_the_more_time(run: Run) -> None:
+    """A run that saves faster than a tenth of its time collects left more and more: 146 MiB of what should be 5."""
+    run.retention = engine.Retention(run.store, [KeepLast(2)])
+    prune(run)
+    ended = time.monotonic() - 2000
+    for garbage, collections in ((0.8, 0), (4.0, 1)):
+        run.retention._took, run.retention._ended = 1000.0, ended  # a third of the time
+        run.retention._garbage = int(run.pack_bytes() * garbage / (1 + garbage))
+        run.retention._collect_if_due()
+        assert run.retention.collections == collections
+
+
 def test_a_collection_gives_way_to_a_snapshot_that_waits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice; then it is done all the same."""
     monkeypatch.setattr(engine, "PATIENCE_S", -1.0)
@@ -210,10 +223,21 @@ def test_no_time_at_the_end_leaves_it_to_the_next_run(run: Run, caplog: Any) -> 
     run.retention.finish(-1.0)
     assert run.retention.collections == 0 and run.pack_bytes() == before
     assert "of what retention let go is not collected yet" in caplog.text and "`ciuic gc`" in caplog.text
+    assert "Collecting what" not in caplog.text
     again = Run(run.path, ["keep-last=2"])
     again.commit(10)
     collect(again.store)
     assert steps(again) == [9, 10] and again.contents(again.commit(11)) == whole(11)
+
+
+def test_an_end_that_takes_its_time_says_why(run: Run, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """A program that seems to hang at its end would be killed."""
+    monkeypatch.setattr(engine, "SILENCE_S", -1.0)
+    run.retention = engine.Retention(run.store, [KeepLast(2)])
+    prune(run)
+    run.retention.finish(600)
+    assert run.retention.collections == 1
+    assert [each.getMessage() for each in caplog.records if "Collecting what retention let go" in each.getMessage()]
 
 
 class SmallDisk(FileSystem):

@@ -57,6 +57,19 @@ def test_the_writer_process_prunes_and_collects(tmp_path: Path, objects: Any) ->
     assert repo.gc(dry_run=True).kept_bytes < 4 * max(each.added_bytes for each in repo.log())
 
 
+def test_a_run_ends_at_the_size_that_its_policy_implies(tmp_path: Path, objects: Any) -> None:
+    """However fast it saves: what its snapshots need, and at most a tenth more."""
+    model, optimizer = objects
+    with SnapshotManager(tmp_path / "run", retention=["keep-every=40"], when_busy="wait") as manager:
+        train(lambda step: manager.save(step, model, optimizer, force=True), model, optimizer, 200)
+    packs = tmp_path / "run" / "packs"
+    size = sum(each.stat().st_size for each in packs.iterdir())
+    repo = ciuic.Repo(tmp_path / "run")
+    assert len(steps(repo)) == 6
+    repo.gc()
+    assert size <= 1.1 * sum(each.stat().st_size for each in packs.iterdir())
+
+
 def test_config_toml_holds_for_every_run(tmp_path: Path, objects: Any) -> None:
     """Waiting or not; what the call says goes before it, and an empty list means none."""
     model, optimizer = objects

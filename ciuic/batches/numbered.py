@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from ciuic.batches.generators import held_along, held_by, seed_process, unique
+from ciuic.batches.worker_signals import PassingOver
 
 Task = tuple[int, int, int, Any]
 """Seed of the epoch, the epoch, the batch's number in it, and its indices."""
@@ -58,19 +59,15 @@ def as_they_are(batch: Any) -> Any:
     return batch
 
 
-class WorkerStart:
-    """What a worker begins with: it is told of the script's own dataset, and calls the script's own function."""
-
-    def __init__(self, own: Callable[[int], None] | None) -> None:
-        self.own = own
+class WorkerStart(PassingOver):
+    """And it is told of the script's own dataset, before it calls the script's own function."""
 
     def __call__(self, worker: int) -> None:
         info = get_worker_info()
         assert info is not None
         numbered: Any = info.dataset
         object.__setattr__(info, "dataset", numbered.dataset)  # it refuses to be set otherwise
-        if self.own is not None:
-            self.own(worker)
+        super().__call__(worker)
 
 
 class Tasks:

@@ -13,6 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ciuic.batches.generators import Apart, forgetting, held_along, held_by, set_states, states_of, unique
 from ciuic.batches.numbered import Tasks, numbered_loader
+from ciuic.batches.worker_signals import PassingOver, end_otherwise
 from ciuic.errors import PositionError
 from ciuic.state.leaves import has_state
 
@@ -112,7 +113,7 @@ class ByIndex:
         self._tasks.next = ((seed, epoch, number, batch) for number, batch in enumerate(indices, skip))
         assert self._feed.generator is not None
         self._feed.generator.manual_seed(seed)
-        return iter(self._feed)
+        return end_otherwise(iter(self._feed))
 
     def state(self, within: bool) -> Any:
         if self._loader.num_workers or not self._of_dataset:
@@ -129,8 +130,9 @@ class ByStream:
         self._stream: Stream | None = None
         self.own = _of_samplers(loader)
         if self._workers:
-            # Workers that live on would draw in their second epoch what new ones cannot.
-            self._feed = _like(loader, loader.dataset) if loader.persistent_workers else loader
+            # Anew in each epoch: workers that live on would draw in their second one what new ones cannot.
+            self._feed = _like(loader, loader.dataset)
+            self._feed.worker_init_fn = PassingOver(loader.worker_init_fn)
         elif has_state(loader.dataset):
             self._stream = Stream(loader.dataset)
             self._feed = _like(loader, self._stream)
@@ -142,7 +144,7 @@ class ByStream:
             self._stream.dataset.load_state_dict(state["dataset"])
             return iter(()) if state["ended"] and skip else iter(self._feed)
         entropy = _peeked(), epoch
-        batches: Iterator[Any] = iter(self._feed)
+        batches: Iterator[Any] = end_otherwise(iter(self._feed))
         if not self._workers and self._stream is None:
             batches = Apart(batches, entropy)
         _replay(batches, skip, "an IterableDataset with workers" if self._workers else "an IterableDataset")

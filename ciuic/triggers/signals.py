@@ -128,11 +128,14 @@ class Signals:
                 signal.signal(number, handler)
 
     def forget(self) -> None:
-        """In a forked child: signals mean there what they meant before."""
+        """In a forked child: signals mean there what they meant before, but that one to go on does not end it."""
         deadline, self._deadline = self._deadline, None
         if deadline is not None:
             deadline.forget()
         self._put_back()
+        for number in self._go_on:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, lambda *_: None)
 
     # Inside a signal: in the main thread, between two of its instructions
 

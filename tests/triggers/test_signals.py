@@ -172,6 +172,7 @@ def test_forked_children_do_not_have_it(training):
     assert list(loader) == [[str(signal.default_int_handler), "-1"]]
     child = os.fork()
     if child == 0:
+        send(signal.SIGUSR1)  # to every process of the training: one to go on is no reason to die
         os._exit(0 if signal.getsignal(signal.SIGTERM) == before else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -275,6 +276,71 @@ def test_a_process_ends_with_the_status_of_the_signal(path, mode, number, status
         assert message.startswith("SIGTERM") and f"the snapshot of step {newest} is durable" in errors
     else:
         assert newest == 3 and "leaving with the newest staged snapshot, of step 3" in errors
+
+
+WITH_WORKERS = """
+import sys, time, torch
+from ciuic.snapshot import SnapshotManager
+from ciuic.triggers import Signals
+
+path, kind, context = sys.argv[1:]
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10**6
+
+    def __getitem__(self, index):
+        return torch.full((2,), float(index % 7))
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(torch.ones(2) for _ in range(10**6))
+
+if __name__ == "__main__":
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    data = Stream() if kind == "stream" else Numbers()
+    loader = torch.utils.data.DataLoader(data, num_workers=2, multiprocessing_context=context)
+    with SnapshotManager(path, triggers=[Signals()]) as sm:
+        sm.track(model=model, optimizer=optimizer)
+        for step, batch in sm.batches(loader, max_steps=10**6):
+            model(batch).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            pending = sm.step()
+            time.sleep(0.05)
+            if step == 3:
+                print("ready", flush=True)
+            if pending is not None:
+                sm.wait()
+                print("saved", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("kind", "context"), [("numbers", "fork"), ("numbers", "spawn"), ("stream", "fork")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_every_process_of_the_training(tmp_path, path, kind, context, number):
+    """From a terminal's Ctrl-C, Slurm or systemd: a worker that died of it ended the training with an error before the
+    next boundary, and no snapshot was taken at all. The workers are gone with the training."""
+    script = tmp_path / "train.py"  # which spawned workers import
+    script.write_text(WITH_WORKERS)
+    process = subprocess.Popen(
+        [sys.executable, script, path, kind, context],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, number)
+        if number == signal.SIGUSR1:
+            assert process.stdout.readline() == "saved\n"
+            os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)  # the workers have its standard error, too
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM), errors
+    messages = [message for _, message in log_of(path)]
+    assert messages[-1].startswith(signal.Signals(number).name)
 
 
 CAN_UNSHARE = shutil.which("unshare") is not None and os.geteuid() == 0

@@ -161,7 +161,12 @@ class Background:
 
     def _skipped(self, pending: PendingSnapshot) -> PendingSnapshot:
         self.count("skipped")
-        logger.warning("The snapshot of step %s was skipped: the writer is busy with earlier ones.", pending.step)
+        number = self.counts["skipped"]
+        if number & (number - 1) == 0:  # the first, the second, the fourth: who saves at every step would hear of each
+            so_far = f" {number} were skipped so far." if number > 1 else ""
+            logger.warning(
+                "The snapshot of step %s was skipped: the writer is busy with earlier ones.%s", pending.step, so_far
+            )
         text = f"Step {pending.step}: every slot was in use. Save less often, or give more slots."
         pending.set_exception(SnapshotSkipped(text))
         return pending

@@ -3,8 +3,7 @@
 ``ciuic run`` and ``ciuic verify-resume`` start a command that they know nothing of, so they speak to the
 ``SnapshotManager`` in it through the environment. This file alone reads it below the command line, and only these:
 
-    CIUIC_HEARTBEAT        a file of two pages that the training tells its step in, without a system call a step:
-                           the newest step of all, and then when each process had its last one
+    CIUIC_HEARTBEAT        a file of two pages that the training tells its steps in (``heartbeat.py``)
     CIUIC_SNAPSHOTS        a repository to use in place of the script's own
     CIUIC_SNAPSHOT_EVERY   a snapshot after every so many steps, whatever the script's triggers say
     CIUIC_INTERRUPT        "12.25": SIGKILL to itself a quarter of a step's time after the boundary of step 12
@@ -12,18 +11,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import mmap
 import os
 import signal
-import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+
+from ciuic.heartbeat import Telling
 
 HEARTBEAT = "CIUIC_HEARTBEAT"
 REPOSITORY = "CIUIC_SNAPSHOTS"
@@ -31,94 +26,7 @@ EVERY = "CIUIC_SNAPSHOT_EVERY"
 INTERRUPT = "CIUIC_INTERRUPT"
 VARIABLES = (HEARTBEAT, REPOSITORY, EVERY, INTERRUPT)
 
-PAGE = 4096
-MAGIC = b"ciuicbt1"
-BEAT = struct.Struct("@QqQ")  # native, so that each number is written by one store
-BEAT_AT, TIME_AT, CLOSED_AT, RESTORED_AT, PATH_AT = 8, 24, 32, 40, 56
-FLAG, STEP, LENGTH = struct.Struct("@Q"), struct.Struct("@q"), struct.Struct("@Q")
-LONGEST_PATH = PAGE - PATH_AT - LENGTH.size
-PLACE = struct.Struct("@QQQ")  # a process, its start, and when its last step was; 0 when none is waited for
-TIME_IN_PLACE = 16
-PLACES, PLACES_AT, SIZE = PAGE // PLACE.size, PAGE, 2 * PAGE
-NO_STEP = -1
-
 logger = logging.getLogger("ciuic")
-
-
-@dataclass(frozen=True)
-class Teller:
-    """A process that has told a step, and has not closed its manager. ``started``: as the kernel has it; with ``pid``
-    a name that no later process has. ``time_ns``: when its last step was."""
-
-    pid: int
-    started: int
-    time_ns: int
-
-    @property
-    def lives(self) -> bool:
-        """False also where that cannot be known."""
-        return self.started != 0 and started(self.pid) == self.started
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """What a training has told. ``beats``: boundaries of steps; ``step``: the last one's; ``time_ns``: of the monotonic
-    clock, then or when its manager was closed. ``closed``: it was, and no step came since. ``restored``: the step of
-    the snapshot that it went on from. ``repository``: where its snapshots go; None until it has opened one.
-    ``tellers``: each process by itself, as ranks are, the one that told its last step first before the others."""
-
-    beats: int = 0
-    step: int | None = None
-    time_ns: int = 0
-    closed: bool = False
-    restored: int | None = None
-    repository: str | None = None
-    tellers: tuple[Teller, ...] = ()
-
-
-def blank() -> bytes:
-    """Pages in which nothing is told yet."""
-    page = bytearray(SIZE)
-    page[: len(MAGIC)] = MAGIC
-    BEAT.pack_into(page, BEAT_AT, 0, NO_STEP, 0)
-    STEP.pack_into(page, RESTORED_AT, NO_STEP)
-    return bytes(page)
-
-
-def read(page: bytes | mmap.mmap) -> Heartbeat:
-    """What a page tells; nothing when it is not one."""
-    if len(page) < PAGE or page[: len(MAGIC)] != MAGIC:
-        return Heartbeat()
-    beats, step, time_ns = BEAT.unpack_from(page, BEAT_AT)
-    (closed,), (restored,) = FLAG.unpack_from(page, CLOSED_AT), STEP.unpack_from(page, RESTORED_AT)
-    (length,) = LENGTH.unpack_from(page, PATH_AT)
-    start = PATH_AT + LENGTH.size
-    path = os.fsdecode(bytes(page[start : start + min(length, LONGEST_PATH)]))
-    return Heartbeat(
-        beats=beats,
-        step=None if step == NO_STEP else step,
-        time_ns=time_ns,
-        closed=bool(closed),
-        restored=None if restored == NO_STEP else restored,
-        repository=path or None,
-        tellers=tuple(sorted(_tellers(page), key=lambda each: each.time_ns)),
-    )
-
-
-def _tellers(page: bytes | mmap.mmap) -> Iterator[Teller]:
-    if len(page) == SIZE:
-        for place in PLACE.iter_unpack(page[PLACES_AT : PLACES_AT + PLACES * PLACE.size]):
-            teller = Teller(*place)
-            if teller.time_ns:
-                yield teller
-
-
-def started(pid: int) -> int:
-    """When a process began, in the kernel's ticks; 0 when it is dead, or nobody says."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return 0 if state in ("Z", "X") else int(fields[18])
-    return 0
 
 
 class Supervised:
@@ -131,42 +39,31 @@ class Supervised:
         asked = os.environ if environment is None else environment
         self.repository = asked.get(REPOSITORY) or None
         self.every = int(asked[EVERY]) if asked.get(EVERY) else None
-        self._page, self._place = _opened(asked.get(HEARTBEAT))
-        self._beats = 0
+        self._telling = _telling(asked.get(HEARTBEAT))
         self._last: float | None = None
         self._interrupt = float(asked[INTERRUPT]) if asked.get(INTERRUPT) else None
 
     def opened(self, repository: str) -> None:
         """The manager's repository is this one."""
-        if self._page is not None:
-            path = os.fsencode(repository)[:LONGEST_PATH]
-            start = PATH_AT + LENGTH.size
-            self._page[start : start + len(path)] = path
-            LENGTH.pack_into(self._page, PATH_AT, len(path))
-            self._beats = BEAT.unpack_from(self._page, BEAT_AT)[0]
+        if self._telling is not None:
+            self._telling.opened(repository)
 
     def restored(self, step: int | None) -> None:
         """The run goes on from the snapshot of this step."""
-        if self._page is not None:
-            STEP.pack_into(self._page, RESTORED_AT, NO_STEP if step is None else step)
+        if self._telling is not None:
+            self._telling.restored(step)
 
     def at_step(self, step: int) -> None:
         """The boundary after this step is reached. No system call."""
-        if self._page is not None:
-            self._beats += 1
-            now = time.monotonic_ns()
-            FLAG.pack_into(self._page, CLOSED_AT, 0)
-            BEAT.pack_into(self._page, BEAT_AT, self._beats, step, now)
-            FLAG.pack_into(self._page, self._place, now)
+        if self._telling is not None:
+            self._telling.at_step(step)
         if self._interrupt is not None:
             self._interrupted(step)
 
     def closed(self) -> None:
         """No further step is expected: what follows may take its time."""
-        if self._page is not None:
-            FLAG.pack_into(self._page, TIME_AT, time.monotonic_ns())
-            FLAG.pack_into(self._page, CLOSED_AT, 1)
-            FLAG.pack_into(self._page, self._place, 0)
+        if self._telling is not None:
+            self._telling.closed()
 
     def _interrupted(self, step: int) -> None:
         now = time.monotonic()
@@ -185,39 +82,10 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _opened(path: str | None) -> tuple[mmap.mmap | None, int]:
-    """The pages, shared with the supervisor, and where this process's time goes. None without them, or where they
-    cannot be had: training goes on without."""
-    if not path:
-        return None, 0
+def _telling(path: str | None) -> Telling | None:
+    """None without a supervisor, or where its pages cannot be had: training goes on without."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            if os.fstat(descriptor).st_size != SIZE:
-                return None, 0
-            page = mmap.mmap(descriptor, SIZE)
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)  # two ranks look for a place at once
-            try:
-                return page, _place(page) + TIME_IN_PLACE
-            finally:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # the mapping has a descriptor of its own, which keeps it
-        finally:
-            os.close(descriptor)
+        return Telling(path) if path else None
     except (OSError, ValueError) as error:
         logger.warning("The supervisor will not see this run's steps (%s: %s).", path, error)
-        return None, 0
-
-
-def _place(page: mmap.mmap) -> int:
-    """Of this process, as before or from now on; the last one is for all that find no other."""
-    mine = os.getpid(), started(os.getpid())
-    places = [PLACES_AT + number * PLACE.size for number in range(PLACES)]
-    told = {at: Teller(*PLACE.unpack_from(page, at)) for at in places}
-    ours = [at for at, each in told.items() if (each.pid, each.started) == mine]
-    free = (at for at, each in told.items() if not each.lives)
-    at = ours[0] if ours else next(free, places[-1])
-    if not ours:
-        PLACE.pack_into(page, at, *mine, 0)
-    return at
+        return None

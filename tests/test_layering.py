@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "ciuic"
 RANKS = {
-    "errors": 0, "daemon_thread": 0, "amounts": 0, "notices": 0,
+    "errors": 0, "daemon_thread": 0, "amounts": 0, "heartbeat": 0, "notices": 0,
     "thread_pool": 1,
     "objects": 1, "codec": 1,
     "store": 2,

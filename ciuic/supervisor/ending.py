@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ciuic.amounts import seconds_text
-from ciuic.supervised import Heartbeat
+from ciuic.heartbeat import Heartbeat
 
 Kind = Literal["done", "crash", "killed", "hang", "memory", "stopped"]
 RANK = r"(?:\[rank\d+\]: ?)?"

@@ -6,7 +6,7 @@ import mmap
 import os
 from dataclasses import dataclass
 
-from ciuic.supervised import SIZE, Heartbeat, blank, read
+from ciuic.heartbeat import SIZE, Heartbeat, blank, read
 
 
 @dataclass(frozen=True)

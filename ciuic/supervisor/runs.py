@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from ciuic.errors import CiuicError, UnknownRevision
+from ciuic.heartbeat import Heartbeat, read
 from ciuic.store.fs import LOCAL
 from ciuic.store.locks import is_held
-from ciuic.supervised import Heartbeat, read
 from ciuic.supervisor.ending import last_step
 
 FOLDER = "runs"

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from ciuic.amounts import seconds_text
 from ciuic.errors import CiuicError
+from ciuic.heartbeat import Heartbeat
 from ciuic.repo import Repo
-from ciuic.supervised import HEARTBEAT, Heartbeat
+from ciuic.supervised import HEARTBEAT
 from ciuic.supervisor import descendants, going_back
 from ciuic.supervisor.attempt import Attempt, Start
 from ciuic.supervisor.ending import Ending, judge, last_step, signal_name

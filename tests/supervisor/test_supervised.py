@@ -4,21 +4,9 @@ import os
 import subprocess
 import sys
 
+from ciuic.heartbeat import PAGE, PLACE, PLACES, PLACES_AT, blank, read, started
 from ciuic.snapshot import SnapshotManager
-from ciuic.supervised import (
-    EVERY,
-    HEARTBEAT,
-    INTERRUPT,
-    PAGE,
-    PLACE,
-    PLACES,
-    PLACES_AT,
-    REPOSITORY,
-    Supervised,
-    blank,
-    read,
-    started,
-)
+from ciuic.supervised import EVERY, HEARTBEAT, INTERRUPT, REPOSITORY, Supervised
 from ciuic.supervisor.pulse import Patience
 
 

@@ -65,6 +65,10 @@ def log_command(
         snapshots = graph.children_first(repo.log_all())[:limit]
     else:
         snapshots = graph.children_first(repo.log(revision, limit=limit))
+    if not snapshots:
+        if limit != 0 and not session.as_json:
+            session.remark("No snapshots yet.")
+        return
     labels, prunes, notes = labels_by_snapshot(repo), repo.prunes(), session.notes(repo)
     if metrics:
         from ciuic.cli import trend
@@ -73,10 +77,8 @@ def log_command(
     elif session.as_json:
         for snapshot in snapshots:
             session.emit(snapshot_record(snapshot, labels, prunes, notes))
-    elif snapshots:
+    else:
         session.write(_graph_lines(session, snapshots, labels, prunes, notes))
-    elif limit != 0:
-        session.remark("No snapshots yet.")
 
 
 def _graph_lines(session: Session, snapshots: list[Snapshot], labels: Labels, prunes: Prunes, notes: Notes) -> str:

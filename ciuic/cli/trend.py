@@ -104,11 +104,7 @@ def series(snapshots: Sequence[Snapshot], metric: str) -> Series:
 def write(
     session: Session, snapshots: Sequence[Snapshot], metrics: Sequence[str], labels: Labels, notes: Notes
 ) -> None:
-    """Print the snapshots, children first, with one column a metric."""
-    if not snapshots:
-        if not session.as_json:
-            session.remark("No snapshots yet.")
-        return
+    """Print the snapshots, one at least, children first, with one column a metric."""
     courses = [series(snapshots, metric) for metric in dict.fromkeys(metrics)]
     if session.as_json:
         for place, snapshot in enumerate(snapshots):

@@ -128,6 +128,7 @@ def test_no_snapshots(tmp_path: Path) -> None:
     place = str(tmp_path / "new")
     run_here("init", place)
     assert run_here("--repo", place, "log", "--metric", "loss").out == "No snapshots yet.\n"
+    assert run_here("--repo", place, "log", "--metric", "loss", "-n", "0").out == ""
     assert run_here("--repo", place, "log", "--metric", "loss", "--json").out == ""
 
 

@@ -113,13 +113,20 @@ class Signals:
         return self._haste
 
     def close(self) -> None:
-        """Put back every handler that is still ours; in another thread than the main one, hand on from now on."""
+        """Put back every handler that is still ours; in another thread than the main one, hand on from now on.
+
+        A signal that no boundary has come for, since the run was ending, is heard by whoever had it before.
+        """
         keep_in_children(self)
         deadline, self._deadline = self._deadline, None
         if deadline is not None:
             deadline.close()
         if threading.current_thread() is threading.main_thread():
             self._put_back()
+            leaving, self._leaving = self._leaving, None
+            if leaving is not None:
+                logger.warning("Leaving by %s: the run is closed.", signal.Signals(leaving[0]).name)
+                signal.raise_signal(leaving[0])
 
     def _put_back(self) -> None:
         previous, self._previous = self._previous, {}

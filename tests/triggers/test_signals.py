@@ -124,6 +124,27 @@ def test_ctrl_c_while_the_run_is_ending_leaves_at_once(training, path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it was closed all the same
 
 
+def test_sigterm_while_the_run_is_ending_is_not_lost(training, before, path):
+    """No boundary comes any more, what was saved becomes durable, and the program would have gone on for hours."""
+
+    class Late:
+        first = True
+
+        def at_step(self, _moment):
+            return "late"
+
+        def ending(self):
+            if self.first:
+                send(signal.SIGTERM)
+                assert before == []
+            self.first = False
+
+    run = training(Signals(), Late())
+    run.step()
+    run.sm.close()
+    assert before == [signal.SIGTERM] and log_of(path) == [(0, "late")]
+
+
 def test_a_signal_and_another_trigger_are_one_snapshot(training, before, path):
     """With both reasons in its message."""
     run = training(Signals(), EverySteps(1))

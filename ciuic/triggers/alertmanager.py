@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ciuic.daemon_thread import DaemonThread
 from ciuic.triggers.children import forget_in_children, keep_in_children
 from ciuic.triggers.engine import Moment, Run
+from ciuic.triggers.one_line import one_line
 
 if TYPE_CHECKING:
     from http.server import HTTPServer
@@ -23,6 +24,7 @@ LARGEST_BODY = 1 << 20
 TIMEOUT_S = 5.0
 PATIENCE_S = 2.0
 MOST_REMEMBERED = 1024
+LONGEST_NAME = 200
 
 logger = logging.getLogger("ciuic")
 
@@ -100,7 +102,7 @@ class AlertmanagerWebhook:
         self._firing[key] = None
         if len(self._firing) > MOST_REMEMBERED:
             self._firing.popitem(last=False)
-        return f"alert {str(labels.get('alertname', 'without a name'))[:200]}"
+        return f"alert {one_line(str(labels.get('alertname', '')), LONGEST_NAME) or 'without a name'}"
 
 
 def _serve(server: HTTPServer) -> None:

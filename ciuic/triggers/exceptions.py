@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from ciuic.triggers.engine import Moment
+from ciuic.triggers.one_line import one_line
 
 NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
 """In the text of a RuntimeError of torch's: of its allocator for the CPU, and of those of other devices."""
@@ -52,7 +53,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def said(error: BaseException) -> str:
     """An exception's kind, and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    text = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    text = one_line(str(error), LONGEST_TEXT)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

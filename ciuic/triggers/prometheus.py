@@ -12,9 +12,11 @@ from urllib.parse import urlencode, urlsplit
 
 from ciuic.daemon_thread import DaemonThread
 from ciuic.triggers.engine import Moment, Run
+from ciuic.triggers.one_line import one_line
 
 TIMEOUT_S = 10.0
 LARGEST_ANSWER = 1 << 20
+LONGEST_TEXT = 200
 
 logger = logging.getLogger("ciuic")
 
@@ -83,7 +85,8 @@ class PrometheusQuery:
         except Exception as error:  # whatever a network has in store
             self.errors += 1
             if self.errors == 1:
-                logger.warning("Prometheus does not answer %r: %s. It is asked again, silently.", self.query, error)
+                text = f"{type(error).__name__}: {one_line(str(error), LONGEST_TEXT)}"
+                logger.warning("Prometheus does not answer %r: %s. It is asked again, silently.", self.query, text)
         else:
             if not stop.is_set():
                 self._judge(values, time.monotonic())
@@ -91,20 +94,37 @@ class PrometheusQuery:
 
     def _values(self) -> list[float]:
         """The value of each series now. Raises whatever is in the way."""
-        from urllib.request import Request, urlopen
-
-        request = Request(self._address, headers={"Accept": "application/json"})
-        with urlopen(request, timeout=TIMEOUT_S) as answer:
-            data = answer.read(LARGEST_ANSWER + 1)
-        if len(data) > LARGEST_ANSWER:
-            raise ValueError(f"the answer is larger than {LARGEST_ANSWER} bytes")
-        content: Any = json.loads(data)["data"]
-        kind, result = content["resultType"], content["result"]
+        content: Any = json.loads(self._answer())
+        if content.get("status") == "error":
+            raise ValueError(f"{content.get('errorType')}: {content.get('error')}")
+        kind, result = content["data"]["resultType"], content["data"]["result"]
         if kind == "scalar":
             return [float(result[1])]
         if kind == "vector":
             return [float(series["value"][1]) for series in result]
         raise ValueError(f"the query gives a {kind}, and a vector or a scalar is needed")
+
+    def _answer(self) -> bytes:
+        """Of an error, too, which Prometheus explains. TimeoutError for one that comes in drops."""
+        from urllib.error import HTTPError
+        from urllib.request import Request, urlopen
+
+        end_s = time.monotonic() + TIMEOUT_S
+        try:
+            answer = urlopen(Request(self._address, headers={"Accept": "application/json"}), timeout=TIMEOUT_S)
+        except HTTPError as error:
+            if error.headers.get_content_type() != "application/json":
+                raise
+            answer = error
+        data = b""
+        with answer:
+            while piece := answer.read1(LARGEST_ANSWER):
+                data += piece
+                if len(data) > LARGEST_ANSWER:
+                    raise ValueError(f"the answer is larger than {LARGEST_ANSWER} bytes")
+                if time.monotonic() > end_s:
+                    raise TimeoutError(f"the answer takes more than {TIMEOUT_S:g} s")
+        return data
 
     def _judge(self, values: list[float], now_s: float) -> None:
         numbers = [value for value in values if not math.isnan(value)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import socket
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,9 +21,13 @@ def serve(
     """
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = timeout_s
+        timeout = timeout_s  # of what is sent back
         server_version = "ciuic"
         sys_version = ""
+
+        def setup(self) -> None:
+            super().setup()
+            self.rfile = io.BufferedReader(_Until(self.connection, time.monotonic() + timeout_s))
 
         def do_POST(self) -> None:
             self.send_response(self._taken())
@@ -53,3 +60,21 @@ def serve(
             """A connection that broke is no news."""
 
     return Server((host, port), Handler)
+
+
+class _Until(io.RawIOBase):
+    """What a connection sends until then; TimeoutError afterwards, however little it sends at a time."""
+
+    def __init__(self, connection: socket.socket, until_s: float) -> None:
+        self._connection = connection
+        self._until_s = until_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)

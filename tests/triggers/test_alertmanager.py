@@ -1,10 +1,12 @@
 """An alert that fires: real HTTP, as Alertmanager sends it."""
 
+import contextlib
 import http.client
 import json
 import os
 import signal
 import socket
+import threading
 
 import pytest
 
@@ -80,6 +82,35 @@ def test_a_sender_that_hangs_stops_neither_training_nor_the_end(training):
     again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     again.bind(("127.0.0.1", trigger.port))
     again.close()
+
+
+def test_a_sender_in_drops_keeps_nobody_out(alone, monkeypatch):
+    """A byte now and then, each in time: the one server thread waited for as long as they came."""
+    monkeypatch.setattr("ciuic.triggers.alertmanager.TIMEOUT_S", 0.5)
+    trigger = AlertmanagerWebhook(0)
+    hook = alone(trigger)
+    stop = threading.Event()
+
+    def drip(connection):
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.01):
+                connection.sendall(b"P")
+
+    with socket.create_connection(("127.0.0.1", trigger.port), timeout=60) as connection:
+        connection.sendall(b"P")
+        thread = threading.Thread(target=drip, args=(connection,))
+        thread.start()
+        try:
+            assert post(trigger.port, [alert("A")]) == 200 and hook.ask() == "alert A"
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_a_name_that_a_terminal_would_obey(hook):
+    """It stands in a snapshot's message."""
+    assert post(hook.trigger.port, [alert("A\x1b[31mB\nC")]) == 200
+    assert hook.ask() == "alert A?[31mB"
 
 
 def test_a_port_that_is_taken_is_a_failure_of_this_trigger_alone(training, path, hook, caplog):

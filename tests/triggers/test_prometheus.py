@@ -1,8 +1,10 @@
 """A query over a threshold: real HTTP, to a small server that answers as Prometheus does."""
 
+import contextlib
 import http.server
 import json
 import math
+import socket
 import threading
 import time
 from urllib.parse import parse_qs, urlsplit
@@ -34,6 +36,7 @@ class Prometheus:
                     outer.hang.wait(60)
                 body = outer.answer() if outer.broken in (None, "hang") else outer.broken
                 self.send_response(200 if outer.broken is None else 500)
+                self.send_header("Content-Type", "application/json")
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -127,6 +130,37 @@ def test_an_error_is_logged_once_and_harms_nothing(alone, prometheus, until, cap
     assert watching.ask() is None and trigger.errors >= 3 and caplog.text.count("does not answer") == 1
     prometheus.broken, prometheus.values = None, ["1"]
     assert until(watching.ask) == "x is 1, above 0"
+
+
+def test_what_prometheus_says_of_a_wrong_query_is_said(alone, prometheus, until, caplog):
+    """And no control codes of whoever answers get onto a terminal."""
+    prometheus.broken = json.dumps({"status": "error", "errorType": "bad_data", "error": "no \x1b[31m such"}).encode()
+    trigger = PrometheusQuery(prometheus.url, "x(", above=0, every_s=0.02)
+    alone(trigger)
+    asked_again(trigger, until, 1)
+    assert "'x(': ValueError: bad_data: no ?[31m such. It is asked again" in caplog.text and trigger.errors
+
+
+def test_an_answer_in_drops_is_given_up(alone, until, monkeypatch):
+    """Each of them came in time, and so the query would have waited for as long as they come."""
+    monkeypatch.setattr("ciuic.triggers.prometheus.TIMEOUT_S", 0.2)
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while not stop.wait(0.01):
+                    connection.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        trigger = PrometheusQuery(f"http://127.0.0.1:{server.getsockname()[1]}", "x", above=0)
+        alone(trigger)
+        until(lambda: trigger.errors)
+        stop.set()
+        thread.join()
 
 
 def test_no_server_at_all(alone, prometheus, until, caplog):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ciuic.triggers.engine import Moment
 
 
@@ -19,7 +21,7 @@ class Budget:
     def __init__(self, share: float = 0.01, *, least_s: float = 10.0) -> None:
         if not 0 < share < 1:
             raise ValueError("share is a part of the training time, above 0 and below 1: 0.01 for 1 %")
-        if least_s < 0:
+        if not 0 <= least_s < math.inf:
             raise ValueError("least_s is a number of seconds, at least 0")
         self.share = share
         self.least_s = least_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class Kind(NamedTuple):
 
 
 WHOLE = Kind("a whole number", lambda value: type(value) is int)
-NUMBER = Kind("a number", lambda value: type(value) in (int, float))
+NUMBER = Kind("a number", lambda value: type(value) is int or (type(value) is float and math.isfinite(value)))
 TEXT = Kind("text", lambda value: type(value) is str)
 TEXTS = Kind("a list of texts", lambda value: type(value) is list and all(type(each) is str for each in value))
 LABELS = Kind(
@@ -111,7 +112,7 @@ def _made(path: str, setting: Setting, value: Any) -> list[Trigger]:
     try:
         return [setting.make(**value)]
     except ValueError as error:
-        raise InvalidConfig(f"{path}: {error}.") from error
+        raise InvalidConfig(f"{path}: {str(error).rstrip('.')}.") from error
     except TypeError:
         lacking = ", ".join(name for name in setting.keywords if name not in value)
         raise InvalidConfig(f"{path} lacks a setting: {lacking}.") from None

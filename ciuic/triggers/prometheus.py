@@ -40,9 +40,12 @@ class PrometheusQuery:
         every_s: float = 15.0,
         for_s: float = 0.0,
     ) -> None:
-        if (above is None) == (below is None):
+        limit = above if below is None else below
+        if (above is None) == (below is None) or limit is None or math.isnan(limit):
             raise ValueError("give a threshold, either above or below")
-        if not every_s > 0 or for_s < 0:
+        if not query.strip():
+            raise ValueError("query is PromQL, and at least a metric's name")
+        if not 0 < every_s < math.inf or not 0 <= for_s < math.inf:
             raise ValueError("every_s is a number of seconds above 0, for_s one of at least 0")
         if urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url!r} is no address of a Prometheus server: it begins with http:// or https://")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 25.0
 """Slurm's KillWait and Kubernetes' grace period are 30 s; a snapshot is staged long before it is durable."""
+LONGEST_GRACE_S = 864_000
+"""The system's clock for such a wait counts milliseconds in 32 bits."""
 REMEMBERED = 8
 """Snapshots: more are not on their way at a time, by far."""
 
@@ -50,8 +52,8 @@ class Signals:
         *,
         grace_s: float = GRACE_S,
     ) -> None:
-        if not grace_s > 0:
-            raise ValueError("grace_s is a number of seconds, above 0")
+        if not 0 < grace_s <= LONGEST_GRACE_S:
+            raise ValueError(f"grace_s is a number of seconds, above 0 and at most {LONGEST_GRACE_S}: ten days")
         self.grace_s = grace_s
         self._leave = tuple(_number(name) for name in leave)
         self._go_on = tuple(_number(name) for name in go_on)

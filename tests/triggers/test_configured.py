@@ -114,6 +114,9 @@ def test_a_configured_interval_takes_snapshots(path):
         ({"prometheus": 7}, "a table or a list of tables"),
         ({"alertmanager": {"port": 1, "labels": {"a": 1}}}, "texts"),
         ({"best_metric": {"metric": "loss", "mode": "least"}}, "mode"),
+        ({"every_seconds": float("inf")}, "must be a number"), ({"signals": {"grace_s": 1e7}}, "at most"),
+        ({"budget": {"share": 0.1, "least_s": float("nan")}}, "must be a number"),
+        ({"prometheus": {"url": "http://p", "query": " ", "above": 1}}, "PromQL"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(table, said):

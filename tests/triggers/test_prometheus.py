@@ -191,7 +191,8 @@ def test_a_server_that_hangs_does_not_stop_training(training, prometheus, until)
     [
         ("file:///etc/passwd", {"above": 1}), ("prometheus:9090", {"above": 1}), ("http://p", {}),
         ("http://p", {"above": 1, "below": 0}), ("http://p", {"above": 1, "every_s": 0}),
-        ("http://p", {"above": 1, "for_s": -1}),
+        ("http://p", {"above": 1, "for_s": -1}), ("http://p", {"above": math.nan}),
+        ("http://p", {"above": 1, "every_s": math.inf}), ("http://p", {"above": 1, "for_s": math.nan}),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_at_once(url, options):

@@ -160,7 +160,8 @@ def test_no_spike_before_the_window_is_full():
     "make",
     [
         lambda: EverySteps(0), lambda: EverySeconds(0), lambda: EverySeconds(math.nan), lambda: Budget(0),
-        lambda: Budget(1.0), lambda: Budget(least_s=-1), lambda: BestMetric("loss", "least"),
+        lambda: Budget(1.0), lambda: Budget(least_s=-1), lambda: Budget(least_s=math.nan),
+        lambda: BestMetric("loss", "least"),
         lambda: BestMetric(margin=-1), lambda: LossSpike(window=2), lambda: LossSpike(factor=0),
     ],
 )  # fmt: skip

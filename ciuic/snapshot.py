@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from ciuic.errors import CiuicError, MissingPackage, MonitoringError, SnapshotSkipped, StateMismatch, TornSnapshot
@@ -17,11 +14,13 @@ from ciuic.notices import notice
 from ciuic.objects.ids import short
 from ciuic.objects.snapshot import Snapshot
 from ciuic.repo import Repo
+from ciuic.retrying import Retrying
 from ciuic.store.prunes import NEEDED_TO_RESUME
 from ciuic.supervised import Supervised
 from ciuic.triggers.configured import combined
 from ciuic.triggers.engine import Engine, Moment, Run, Trigger
 from ciuic.triggers.numbers import Metrics, readable
+from ciuic.triggers.pace import Pace
 from ciuic.triggers.steps import EverySteps
 from ciuic.triggers.watch import Watch
 from ciuic.writer.pending import PendingSnapshot, completed, failed
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from ciuic.state.tracked import Tracked
 
 __all__ = ["Snapshot", "SnapshotManager"]
-
-STEPS_REMEMBERED = 16
 
 logger = logging.getLogger("ciuic")
 
@@ -82,22 +79,13 @@ class SnapshotManager:
         self._supervised.opened(self.repo.path)
         self.repo.await_earlier_run()
         self.auto_save_interval = auto_save_interval
-        self.on_error = on_error
         self.when_busy = "wait" if self._supervised.every else when_busy
-        self.failures = 0
-        self._retry_at: int | None = None
-        self._retry_pause = 1
-        self._failed_step: int | None = None
-        self._missed = False  # a snapshot was due and skipped, or its copy was torn
-        self._error: CiuicError | None = None
+        self._retrying = Retrying(on_error, auto_save_interval)
+        self._pace = Pace()
         self._underway = False  # a snapshot has been restored or saved, or a batch was given
         self._resume: tuple[str | None, Snapshot | None] | None = None  # HEAD, and where to resume then
-        self._step_seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
-        self._last: tuple[int, float] | None = None  # the newest boundary, or the end of the snapshot taken at it
-        self._last_taken: tuple[int, float] | None = None
         self._origin: str | None = None  # the snapshot that the run goes on from, and what it was restored into
         self._given: Mapping[str, Any] = {}
-        self._cost_s: float | None = None
         self._tracked: Tracked | None = None
         self._next_step = 0
         self._loops: Loops | None = None
@@ -147,7 +135,12 @@ class SnapshotManager:
     @property
     def last_step(self) -> int | None:
         """The newest step that ended; None before the first."""
-        return None if self._last is None else self._last[0]
+        return self._pace.last_step
+
+    @property
+    def failures(self) -> int:
+        """How many snapshots failed."""
+        return self._retrying.failures
 
     def prepare(self, model: Any = None, optimizer: Any = None, **objects: Any) -> None:
         """Make memory ready before the first step, and start the writer process: see ``Repo.prepare``."""
@@ -242,7 +235,7 @@ class SnapshotManager:
 
     def _again(self, step: int) -> bool:
         """Whether a snapshot that did not come about is to be taken now."""
-        return (self._retry_at is not None and step >= self._retry_at) or (self._missed and not self.repo.busy)
+        return self._retrying.due(step, lambda: self.repo.busy)
 
     def batches(
         self, loader: Any, *, max_steps: int | None = None, max_epochs: int | None = None
@@ -292,7 +285,7 @@ class SnapshotManager:
             last = self._boundary
             moment = last if last is not None and last.step == step else self._moment(step, {"epoch": epoch})
             self._order(moment, True, {"epoch": epoch}, ("end of the loop",))
-        self._raise_error()
+        self._retrying.raise_error()
 
     def step(self, /, **metrics: Any) -> PendingSnapshot | None:
         """End a step: ask the triggers, and save a snapshot of what is tracked if one is due; None otherwise.
@@ -323,9 +316,9 @@ class SnapshotManager:
         None if none was due. What is tracked need not be given. With ``wait=True`` the snapshot is durable, or has
         failed, on return.
         """
-        self._raise_error()
+        self._retrying.raise_error()
         self._supervised.at_step(step)
-        self._time(step)
+        self._pace.ended(step)
         self._next_step = step + 1
         moment = self._boundary = self._moment(step, details)
         decision = self._watch.at_step(moment)
@@ -333,14 +326,15 @@ class SnapshotManager:
         if not (force or decision.due or self._again(step)):
             self._watch.passed(step, lambda: self._whole(given, ()))
             return None
-        self._missed, self._retry_at, self._underway = False, None, True
+        self._retrying.begun()
+        self._underway = True
         pending = self._order(moment, wait, given, decision.reasons, decision.grace_s)
         if pending.done() and pending.exception() is not None:
             self._watch.passed(step, lambda: self._whole(given, ()))
         if decision.leave is not None:
             self._watch.leave(decision.leave, pending, durable=self.repo.wait(decision.grace_s))
         if pending.done():
-            self._raise_error()
+            self._retrying.raise_error()
         return pending
 
     def _order(
@@ -349,23 +343,16 @@ class SnapshotManager:
         """One snapshot of this boundary."""
         given = {**given, "metrics": readable(moment.metrics) or None}  # what a trigger has read is not read again
         pending = self._newest = self._take(moment.step, wait, self._whole(given, reasons), grace_s)
-        self._last = self._last_taken = moment.step, time.monotonic()
+        self._pace.taken(moment.step)
         pending.add_done_callback(self._ended)
         self._watch.taken(moment, pending)
         return pending
 
     def _moment(self, step: int, details: Mapping[str, Any]) -> Moment:
         epoch = details.get("epoch")
-        return Moment(
-            step=step,
-            time_s=time.monotonic(),
-            epoch=self._loops.epoch if epoch is None and self._loops is not None else epoch,
-            metrics=Metrics(details.get("metrics") or {}),
-            step_s=median(self._step_seconds) if self._step_seconds else None,
-            cost_s=self._cost_s,
-            last_step=self._last_taken[0] if self._last_taken else None,
-            last_time_s=self._last_taken[1] if self._last_taken else None,
-        )
+        if epoch is None and self._loops is not None:
+            epoch = self._loops.epoch
+        return self._pace.moment(step, epoch, Metrics(details.get("metrics") or {}))
 
     def _whole(self, given: dict[str, Any], reasons: tuple[str, ...]) -> dict[str, Any]:
         """The keywords of a commit: what is given, beside it what is tracked, where in the data it stands, and why."""
@@ -385,50 +372,22 @@ class SnapshotManager:
         if grace_s is not None:
             busy = {"when_busy": "wait", "busy_timeout": grace_s}
         elif self.when_busy is None:
-            busy["busy_timeout"] = median(self._step_seconds) if self._step_seconds else 0.0
+            busy["busy_timeout"] = self._pace.step_s or 0.0
         try:
             return self.repo.commit(step=step, wait=False, **{**busy, **details})
         except CiuicError as error:
             return failed(step, error)
 
-    def _time(self, step: int) -> None:
-        """How long a step takes, beside the saving itself."""
-        now = time.monotonic()
-        if self._last is not None and step > self._last[0]:
-            self._step_seconds.append((now - self._last[1]) / (step - self._last[0]))
-        self._last = step, now
-
     def _ended(self, pending: PendingSnapshot) -> None:
         """In the thread that ended it."""
-        error = pending.exception()
+        error, step = pending.exception(), pending.step or 0
         if error is None:
-            cost = pending.result().cost
-            self._cost_s = cost.get("call", 0.0) + cost.get("fence", 0.0)
-            if self._failed_step is None or (pending.step or 0) >= self._failed_step:
-                self._retry_at, self._retry_pause = None, 1
-        elif isinstance(error, (SnapshotSkipped, TornSnapshot)):  # said and counted by whoever found it
-            self._missed = True
+            self._pace.published(pending.result())
+            self._retrying.succeeded(step)
+        elif isinstance(error, (SnapshotSkipped, TornSnapshot)):
+            self._retrying.missed()
         else:
-            self._failed(pending.step or 0, error)
-
-    def _failed(self, step: int, error: CiuicError) -> None:
-        self.failures += 1
-        if self.on_error == "raise":
-            self._error = error
-            return
-        seen = max(step, self._last[0] if self._last else step)
-        self._failed_step = step
-        self._retry_at = seen + self._retry_pause
-        logger.error(
-            "No snapshot at step %d (failure %d; training goes on, next try at step %d): %s",
-            step, self.failures, self._retry_at, error,
-        )  # fmt: skip
-        self._retry_pause = min(2 * self._retry_pause, self.auto_save_interval or 1024)
-
-    def _raise_error(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+            self._retrying.failed(step, error, self._pace.last_step or step)
 
     def fence(self) -> None:
         """Return when the copies under way are complete: see ``Repo.fence``."""
@@ -437,7 +396,7 @@ class SnapshotManager:
     def wait(self, timeout: float | None = None) -> bool:
         """Until every snapshot is durable or has failed; False after ``timeout`` seconds. Raises like ``save``."""
         done = self.repo.wait(timeout)
-        self._raise_error()
+        self._retrying.raise_error()
         return done
 
     def close(self) -> None:
@@ -451,4 +410,4 @@ class SnapshotManager:
             self._watch.close()
             if self._exporter is not None:
                 self._exporter.close()
-        self._raise_error()
+        self._retrying.raise_error()

@@ -17,7 +17,7 @@ RANKS = {
     "supervised": 5,
     "background": 6, "doctor": 6,
     "saving": 7,
-    "repo": 8, "triggers": 8, "batches": 8, "monitoring": 8,
+    "repo": 8, "triggers": 8, "retrying": 8, "batches": 8, "monitoring": 8,
     "snapshot": 9,
     "testing": 9,
     "demo": 10, "supervisor": 10,

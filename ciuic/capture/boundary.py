@@ -26,7 +26,7 @@ from ciuic.capture.in_place import (
     reads_plainly,
     steps_plainly,
 )
-from ciuic.capture.stillness import Copies, Still, memory_key
+from ciuic.capture.stillness import Copies, Still, bytes_of, memory_key
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, path_text, walk
 from ciuic.state.capture import Captured, capture_state
 from ciuic.state.leaves import Capture
@@ -45,19 +45,26 @@ class Boundary:
         """``restless``: the memory of large things that do not keep still before a step."""
         self.contains = captured.contains
         self._components: dict[str, StateNode] = dict(captured.components)
-        self._model = model
+        self._names = functools.cache(functools.partial(parameter_names, _holding(model)))
         self._copies: Copies = {}
         self._begun = False
         self._parts: list[tuple[str, Part]] = []
+        self._of_optimizers: list[tuple[str, torch.Tensor, torch.Tensor]] = []
         still: dict[str, torch.Tensor] = {}
         for path, node in _unread(self._components):
             if isinstance(node, InPlace):
                 self._parts.append((path_text(path), node.part))
-            elif isinstance(node.source, LiveTensor) and node.source.nbytes:
+                continue
+            if path[0] == "model":
+                self._names()  # nobody sees whether a module that was read has others in it by then
+            if isinstance(node.source, LiveTensor) and node.source.nbytes:
                 tensor = node.source.tensor
                 memory = node.source.address, node.source.nbytes
-                if memory[1] <= COPIED_BYTES or memory in restless or tensor.is_inference():
-                    self._copies.setdefault(memory_key(tensor), tensor.clone())
+                uncounted = node.array != "torch" or tensor.is_inference()  # who writes there moves no version counter
+                if memory[1] <= COPIED_BYTES or memory in restless or uncounted:
+                    copy = self._copies.setdefault(memory_key(tensor), tensor.clone())
+                    if path[0] == "optimizer" and "param_groups" not in path:
+                        self._of_optimizers.append((path_text(path), tensor, copy))
                 else:
                     still[path_text(path)] = tensor
         self._still_names, self._still = list(still), Still(list(still.values()))
@@ -72,6 +79,7 @@ class Boundary:
         for index in self._still.changed():
             restless.add(memory_of(self._still.tensors[index]))
         self._copies, self._components, self._parts, self._still = {}, {}, [], Still(())
+        self._of_optimizers = []
         return restless
 
     def why_not(self) -> str | None:
@@ -80,14 +88,15 @@ class Boundary:
             return "an optimizer step has begun since"
         names = [f"{path}/{name}" for path, part in self._parts for name in part.changed()]
         names += [self._still_names[index] for index in self._still.changed()]
+        # A replayed CUDA graph steps without a word to Python, and moves no version counter. It counts its steps.
+        names += [name for name, tensor, copy in self._of_optimizers if not _same_bits(tensor, copy)]
         return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''} changed since" if names else None
 
     def components(self) -> dict[str, StateNode]:
         """The state trees as they were: over the copies, and over live memory that is as it was. UnsupportedState."""
-        names = functools.cache(lambda: parameter_names(self._model))
         for _, part in self._parts:
             self._copies.update(part.copies())
-        return {name: self._as_it_was(node, (name,), Capture(names)) for name, node in self._components.items()}
+        return {name: self._as_it_was(node, (name,), Capture(self._names)) for name, node in self._components.items()}
 
     def _as_it_was(self, node: StateNode, path: tuple[Key, ...], capture: Capture) -> StateNode:
         if isinstance(node, InPlace):
@@ -97,8 +106,16 @@ class Boundary:
             return Container(node.kind, tuple(items))
         if isinstance(node, Tensor) and isinstance(node.source, LiveTensor):
             copy = self._copies.get(memory_key(node.source.tensor))
-            return node if copy is None else replace(node, source=LiveTensor(copy, dtype_name(copy.dtype)))
+            tied = capture.tied(replace(node, tie=None), path)  # with what was in place, too
+            return tied if copy is None else replace(tied, source=LiveTensor(copy, dtype_name(copy.dtype)))
         return node
+
+
+def _holding(model: Any) -> Any:
+    """The same modules, in lists and dicts that nobody changes."""
+    if isinstance(model, dict):
+        return {key: _holding(value) for key, value in model.items()}
+    return [_holding(value) for value in model] if isinstance(model, (list, tuple)) else model
 
 
 def _unread(components: Mapping[str, StateNode]) -> Iterator[tuple[tuple[Key, ...], Tensor | InPlace]]:
@@ -110,6 +127,10 @@ def _unread(components: Mapping[str, StateNode]) -> Iterator[tuple[tuple[Key, ..
             yield path, node
         elif isinstance(node, Container):
             waiting += [((*path, key), child) for key, child in node.items]
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(bytes_of(one.contiguous()), bytes_of(other.contiguous()))
 
 
 class Boundaries:

@@ -15,11 +15,13 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
+from ciuic.capture.samples import WORD
 from ciuic.capture.stillness import Copied, Copies, Still, addresses_of, memory_key
 from ciuic.objects.state_tree import Container, Key, StateNode
 from ciuic.state.leaves import SCALARS, Capture, named_state_tree
 from ciuic.state.modules import plain_name
 from ciuic.state.optimizers import named_optimizer_state
+from ciuic.state.tensors import tensor_leaf
 
 COPIED_BYTES = 64 << 10
 """Up to this size what may change anywhere is copied at each boundary; above it only once it was seen to change."""
@@ -27,8 +29,12 @@ COPIED_BYTES = 64 << 10
 Memory: TypeAlias = "tuple[int, int]"
 """The address and the length, in bytes."""
 
-MOST_VERSIONS = 64
-"""Of an optimizer's tensors: more of them cost as much as all the rest, and what is reset by hand is mostly all."""
+MOST_SAMPLED = 64
+"""Of an optimizer's tensors, or a few more: to look at all costs as much as all the rest, and what is reset by hand is
+mostly all."""
+
+
+DICT = frozenset((dict,))
 
 
 class Part(Protocol):
@@ -83,7 +89,7 @@ class ModuleInPlace:
         copied: dict[tuple[Any, ...], torch.Tensor] = {}
         for name, tensor in self._entries.items():
             memory = memory_of(tensor)
-            if memory in in_step:
+            if memory in in_step and memory[1] >= WORD:  # what is smaller has no samples
                 in_step_alone.append(tensor)
             elif memory[1] <= COPIED_BYTES or memory in restless or tensor.is_inference():
                 copied[self._keys[name]] = tensor
@@ -131,9 +137,12 @@ class ModuleInPlace:
         return [plain_name(name) for name, tensor in self._entries.items() if id(tensor) in moved]
 
     def node(self, path: tuple[Key, ...], capture: Capture, copies: Copies) -> StateNode:
-        entries = self._entries.items()
-        named = [(plain_name(name), copies.get(self._keys[name], tensor)) for name, tensor in entries]
-        return Container("module", tuple([(name, capture.leaf(tensor, (*path, name))) for name, tensor in named]))
+        items: list[tuple[Key, StateNode]] = []
+        for name, tensor in self._entries.items():
+            below = (*path, plain_name(name))
+            leaf, copied = capture.leaf(tensor, below), copies.get(self._keys[name])
+            items.append((below[-1], leaf if copied is None else replace(tensor_leaf(copied, below), tie=leaf.tie)))
+        return Container("module", tuple(items))
 
 
 def reads_plainly(module: torch.nn.Module) -> bool:
@@ -147,8 +156,14 @@ def reads_plainly(module: torch.nn.Module) -> bool:
         and not vars(each).get("_state_dict_hooks")
         and not vars(each).get("_state_dict_pre_hooks")
         and not isinstance(each, torch.jit.ScriptModule)  # it makes its tensors' objects anew each time
+        and not any(map(_is_quantized, (*each._parameters.values(), *each._buffers.values())))
         for each in module.modules()
     )
+
+
+def _is_quantized(tensor: torch.Tensor | None) -> bool:
+    """Some of them torch does not clone, and over their bytes it crashes."""
+    return tensor is not None and tensor.is_quantized
 
 
 def memory_of(tensor: torch.Tensor) -> Memory:
@@ -165,8 +180,8 @@ class OptimizerInPlace:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
         self._values = self._list_values()
-        self._count = len(self._values)
-        self._versions: list[int | None] = []
+        self._kinds = list(map(type, self._values))
+        self._sample = Still(())
         self._groups: list[dict[str, Any]] = []
         self._parameters: list[Any] = []
         self._grown = False
@@ -187,21 +202,29 @@ class OptimizerInPlace:
         return not self._grown
 
     def note(self) -> bool:
-        self._values = self._list_values()
-        if len(self._values) != self._count:  # a first step has made some, which have to be looked at
+        by_parameter = DICT.issuperset(map(type, self._optimizer.state.values()))
+        self._values = self._list_values() if by_parameter else []
+        if not by_parameter or list(map(type, self._values)) != self._kinds:  # a first step makes some, for example
             self._grown = True
             return False
         self._parameters = self._list_parameters()
+        copied: dict[int, Any] = {}
         self._groups = [
-            {key: _kept(value) for key, value in group.items() if key != "params"}
+            {key: _kept(value, copied) for key, value in group.items() if key != "params"}
             for group in self._optimizer.param_groups
         ]
-        self._versions = self._read_versions()
+        sample = self._list_sample()
+        if list(map(id, sample)) == list(map(id, self._sample.tensors)) and self._sample.are_in_place():
+            self._sample.note()
+        else:
+            self._sample = Still(sample)
         return True
 
-    def _read_versions(self) -> list[int | None]:
-        every = -(-len(self._values) // MOST_VERSIONS) or 1
-        return [getattr(value, "_version", None) for value in self._values[::every]]
+    def _list_sample(self) -> list[torch.Tensor]:
+        """All that belongs to each of a few parameters: a slot of theirs is most often reset for all at once."""
+        slots = list(self._optimizer.state.values())
+        values = chain.from_iterable(map(dict.values, slots[:: -(-len(self._values) // MOST_SAMPLED) or 1]))
+        return [value for value in values if isinstance(value, torch.Tensor) and not value.is_inference()]
 
     def copies(self) -> Copies:
         return {}
@@ -213,7 +236,7 @@ class OptimizerInPlace:
         if not steps_plainly(self._optimizer):
             return ["what state_dict gives"]
         before, now = self._parameters + self._values, self._list_parameters() + self._list_values()
-        same = list(map(id, before)) == list(map(id, now)) and self._read_versions() == self._versions
+        same = list(map(id, before)) == list(map(id, now)) and not self._sample.changed()
         return [] if same else ["state"]
 
     def node(self, path: tuple[Key, ...], capture: Capture, copies: Copies) -> StateNode:
@@ -240,12 +263,12 @@ def _is_plain(value: Any) -> bool:
     return type(value) in SCALARS or (isinstance(value, torch.Tensor) and not value.is_inference())
 
 
-def _kept(value: Any) -> Any:
-    """A copy of what a group says: the rate, the betas, perhaps names."""
+def _kept(value: Any, copied: dict[int, Any]) -> Any:
+    """A copy of what a group says: the rate, the betas, perhaps names. ``copied``, by id: groups share a rate."""
     if type(value) in SCALARS:
         return value
     if isinstance(value, torch.Tensor):
-        return value.detach().clone()
+        return copied.setdefault(id(value), value.detach().clone())
     if type(value) is list and SCALARS.issuperset(map(type, value)):
         return list(value)
-    return copy.deepcopy(value)
+    return copy.deepcopy(value, copied)

@@ -45,6 +45,10 @@ class Still:
         if self._samples is not None:
             self._samples.read()
 
+    def are_in_place(self) -> bool:
+        """Whether they lie where they lay when they were given."""
+        return addresses_of(self.tensors) == self._addresses
+
     def changed(self) -> list[int]:
         """The places of those that are not, or that lie elsewhere now."""
         found: set[int] = set()

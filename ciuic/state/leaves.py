@@ -37,7 +37,10 @@ class Capture:
 
     def leaf(self, tensor: torch.Tensor, path: tuple[Key, ...], array: str = "torch") -> Tensor:
         """The tensor's leaf, with ``tie`` set when an earlier one of this component is the same memory."""
-        leaf = tensor_leaf(tensor, path, array)
+        return self.tied(tensor_leaf(tensor, path, array), path)
+
+    def tied(self, leaf: Tensor, path: tuple[Key, ...]) -> Tensor:
+        """A leaf over a live tensor, with ``tie`` set when an earlier one of this component is the same memory."""
         source: Any = leaf.source
         if not source.nbytes:
             return leaf

@@ -3,6 +3,7 @@
 import copy
 import random
 import sys
+import warnings
 
 import numpy
 import pytest
@@ -117,9 +118,9 @@ def hooked():
 class Counting(torch.optim.Optimizer):
     """What many people write: a plain counter, a new tensor in each step, a list."""
 
-    def __init__(self, parameters, lists=False):
+    def __init__(self, parameters, lists=False, late=False):
         super().__init__(parameters, {"lr": 0.01, "names": ["some", "thing"]})
-        self.lists = lists
+        self.lists, self.late = lists, late
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -131,6 +132,8 @@ class Counting(torch.optim.Optimizer):
             slots["norm"] = parameter.grad.norm()
             if self.lists:
                 slots.setdefault("earlier", []).append(parameter.grad.clone())
+            if self.late:
+                slots["average"] = None if slots["step"] < 3 else [parameter.clone()]
             parameter.sub_(parameter.grad, alpha=0.01)
 
 
@@ -158,6 +161,43 @@ def grouped(parameters):
     return Adam([{"params": [each], "lr": torch.tensor(0.01 * n)} for n, each in enumerate(parameters, 1)])
 
 
+def one_rate(parameters):
+    parameters = list(parameters)
+    return Adam([{"params": parameters[:1]}, {"params": parameters[1:]}], lr=torch.tensor(0.01))
+
+
+def quantized():
+    model = net()
+    numbers = torch.arange(6.0).view(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch wants another library for it
+        model.register_buffer("one", torch.quantize_per_tensor(numbers, 0.1, 3, torch.qint8))
+        rows = torch.rand(2), torch.zeros(2)
+        model.register_buffer("other", torch.quantize_per_channel(numbers, *rows, 0, torch.quint8))
+    return model
+
+
+def shared():
+    """Weights and a buffer that are tied across a module that stays in place and one that has to be read."""
+    plain, read = net(), hooked()
+    read[0].weight = plain[0].weight
+    plain.register_buffer("mask", torch.tensor([True, False]))
+    read.register_buffer("mask", plain.mask)
+    return [plain, read]
+
+
+class Clamped(torch.nn.Linear):
+    """Keeps a temperature in its bounds where no version counter moves."""
+
+    def __init__(self):
+        super().__init__(8, 4)
+        self.temperature = torch.nn.Parameter(torch.tensor(5.0))
+
+    def forward(self, numbers):
+        self.temperature.data.mul_(0.9)
+        return super().forward(numbers) * self.temperature
+
+
 def average():
     return {"average": Keeps(net()), "generator": torch.Generator(), "values": {"seen": 3, "array": numpy.ones(3)}}
 
@@ -180,6 +220,11 @@ CASES = {
     "hooks": lambda: (hooked(),),
     "parametrized": lambda: (torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(8, 4)),),
     "spectral": lambda: (torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(8, 4)),),
+    "a rate that groups share": lambda: (net(), one_rate),
+    "an optimizer whose slots change their kind": lambda: (net(), lambda parameters: Counting(parameters, late=True)),
+    "quantised": lambda: (quantized(),),
+    "tied across models": lambda: (shared(),),
+    "a temperature": lambda: (Clamped(),),
     "compiled": lambda: (torch.compile(net(), backend="eager"),),
 }
 
@@ -231,6 +276,16 @@ def written(run):
         slots["exp_avg"].zero_()
 
 
+def written_as_data(run):
+    for slots in run.optimizer.state.values():
+        slots["exp_avg"].data.zero_()
+
+
+def replaced_as_data(run):
+    for slots in run.optimizer.state.values():
+        slots["exp_avg"].data = torch.zeros_like(slots["exp_avg"])
+
+
 def by_hand(run):
     run.model[0].weight.data.mul_(2)
 
@@ -249,12 +304,13 @@ def rearranged(run):
 
 CHANGES = {
     replaced: "optimizer/state, model/0.weight", other_memory: "model/0.weight", loaded: "optimizer/state",
-    written: "optimizer/state", by_hand: "model/0.weight", more: "model/0.more.bias, model/0.more.weight",
+    written: "optimizer/state", written_as_data: "optimizer/state", replaced_as_data: "optimizer/state",
+    by_hand: "model/0.weight", more: "model/0.more.bias, model/0.more.weight",
     hook: "model/what state_dict gives", rearranged: "model/0.weight",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [replaced, other_memory, loaded, written, by_hand, more])
+@pytest.mark.parametrize("change", [replaced, other_memory, loaded, written, replaced_as_data, by_hand, more])
 def test_what_is_changed_between_two_boundaries_is_seen_at_the_next(change, tmp_path):
     """Modules that come and go, weights that move, an optimizer's state from elsewhere."""
     run = Run(tmp_path / "run", net())
@@ -270,6 +326,70 @@ def test_what_is_changed_after_the_boundary_is_not_made_up(change, tmp_path, cap
     run.die_after(3, tmp_path, after=lambda: change(run))
     assert list(ciuic.Repo(tmp_path / "run").log()) == []
     assert f"cannot be saved: {CHANGES[change]}" in caplog.text
+
+
+@pytest.mark.parametrize("layers", [30, 60])
+def test_whatever_the_number_of_its_slots_a_reset_of_one_of_them_is_seen(layers, tmp_path):
+    """Of AdamW's three slots for each of 64 parameters every third was looked at: the step counters."""
+    run = Run(tmp_path / "run", net(*[torch.nn.Linear(8, 8) for _ in range(layers)]))
+    run.die_after(2, tmp_path, after=lambda: written(run))
+    assert list(ciuic.Repo(tmp_path / "run").log()) == []
+
+
+def test_an_array_is_that_of_the_boundary_however_large(tmp_path):
+    """A table with a loss for each example: nothing counts who writes to it, and one element is in no sample."""
+    table = numpy.zeros(100_000)
+    run = Run(tmp_path / "run", net(), table={"losses": table})
+
+    def write():
+        table[777] = 5.0
+
+    reference = run.die_after(2, tmp_path, after=write)
+    assert ciuic.Repo(tmp_path / "run").resolve("HEAD").tree == reference.tree
+
+
+@pytest.mark.parametrize("model", [lambda: [hooked(), net()], lambda: {"a": net()}])
+def test_the_names_are_those_of_the_boundary(model, tmp_path):
+    """A module that was read has another one in it by then, and a dict has another model: the optimizer's state keeps
+    the names of the parameters that it is of."""
+    run = Run(tmp_path / "run", model())
+
+    def exchange():
+        if isinstance(run.model, dict):
+            run.model["a"] = net()
+        else:
+            run.model[0][0] = torch.nn.Linear(8, 8)
+
+    reference = run.die_after(2, tmp_path, after=exchange)
+    assert ciuic.Repo(tmp_path / "run").resolve("HEAD").tree == reference.tree
+
+
+class Unheard(Adam):
+    """Steps as a replayed CUDA graph does: no hook is called, no version counter moves."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.param_groups[0]["differentiable"] = True  # or capturable, which it can be on a GPU alone
+
+    def replay(self):
+        for parameter, slots in self.state.items():
+            parameter.data.view(-1)[1000:1010] = 7.0
+            slots["step"].data.add_(1)
+
+
+def test_a_step_that_nobody_hears_of_is_seen_by_its_count(tmp_path, caplog):
+    """The large weights would be new, and the small ones those of the boundary."""
+    run = Run(tmp_path / "run", torch.nn.Sequential(torch.nn.Linear(8, 4000), torch.nn.Linear(4000, 4)))
+    run.optimizer = Unheard(run.model.parameters())
+    run.sm.track(optimizer=run.optimizer)
+    for parameter in run.model.parameters():
+        run.optimizer.state[parameter] = {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(parameter.detach())}
+    with pytest.raises(Stopped), run.sm:
+        run.sm.step()
+        run.optimizer.replay()
+        raise Stopped
+    assert list(ciuic.Repo(tmp_path / "run").log()) == []
+    assert "cannot be saved: optimizer/state/1.bias/step" in caplog.text
 
 
 def test_what_an_optimizers_groups_say_is_that_of_the_boundary(tmp_path):

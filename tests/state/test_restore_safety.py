@@ -82,7 +82,7 @@ def test_one_damaged_byte_changes_nothing(repo, component, name):
     with pytest.raises(ciuic.DamagedData) as caught:
         ciuic.Repo(repo.path).restore("HEAD", model=live[0], optimizer=live[1], extra=scale)
     message = str(caught.value)
-    for part in (f"{component}/{name}, chunk", str(path), f"at offset {offset}", intact.id[:12], "(step 1)"):
+    for part in (f"{component}/{name}, chunk", str(path), f"at offset {offset}", intact.id[:8], "(step 1)"):
         assert part in message, message
     assert same_state(state_of(*live), before)
     assert not scale["note"].any()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 NOT_FROM_OUTSIDE = {signal.SIGCHLD}
-ENDS = signal.SIGRTMAX
+ENDS: int = getattr(signal, "SIGRTMAX", signal.SIGUSR2)  # macOS has no real-time signals
 """What tells a worker to end, in the place of SIGTERM."""
 PATIENCE_S = 1.0
 """For a worker that has been told: native code may keep it from hearing anything."""
@@ -41,10 +41,10 @@ class PassingOver:
 
 def pass_over(numbers: Sequence[int]) -> None:
     """In a worker: nothing happens at these signals. What it runs itself hears them as ever."""
-    signal.signal(ENDS, lambda *_: os._exit(0))
     for number in numbers:
         signal.signal(number, lambda *_: None)  # to ignore it would be inherited by what it runs
         signal.siginterrupt(number, False)
+    signal.signal(ENDS, lambda *_: os._exit(0))
 
 
 def end_otherwise(batches: Batches) -> Batches:

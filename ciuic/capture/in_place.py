@@ -156,14 +156,14 @@ def reads_plainly(module: torch.nn.Module) -> bool:
         and not vars(each).get("_state_dict_hooks")
         and not vars(each).get("_state_dict_pre_hooks")
         and not isinstance(each, torch.jit.ScriptModule)  # it makes its tensors' objects anew each time
-        and not any(map(_is_quantized, (*each._parameters.values(), *each._buffers.values())))
+        and all(map(_is_plain_memory, (*each._parameters.values(), *each._buffers.values())))
         for each in module.modules()
     )
 
 
-def _is_quantized(tensor: torch.Tensor | None) -> bool:
-    """Some of them torch does not clone, and over their bytes it crashes."""
-    return tensor is not None and tensor.is_quantized
+def _is_plain_memory(tensor: torch.Tensor | None) -> bool:
+    """torch crashes over the bytes of a quantised tensor, and of one whose storage was freed."""
+    return tensor is None or (not tensor.is_quantized and (tensor.data_ptr() != 0 or not tensor.numel()))
 
 
 def memory_of(tensor: torch.Tensor) -> Memory:

@@ -50,14 +50,14 @@ class Still:
         return addresses_of(self.tensors) == self._addresses
 
     def changed(self) -> list[int]:
-        """The places of those that are not, or that lie elsewhere now."""
+        """The places of those that are not, or that lie elsewhere now. When some do, no samples are looked at."""
         found: set[int] = set()
         versions, addresses = list(map(VERSION, self.tensors)), addresses_of(self.tensors)
         if versions != self._versions or addresses != self._addresses:
             before = zip(self._versions, self._addresses, strict=True)
             now = zip(versions, addresses, strict=True)
             found.update(index for index, (one, other) in enumerate(zip(before, now, strict=True)) if one != other)
-        if self._samples is not None:
+        if self._samples is not None and addresses == self._addresses:  # of a storage that grew, the old place is freed
             found.update(self._sampled[index] for index in self._samples.changed())
         return sorted(found)
 

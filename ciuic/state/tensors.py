@@ -112,7 +112,10 @@ def tensor_leaf(tensor: torch.Tensor, path: str | tuple[Key, ...], array: str = 
         tensor = tensor.resolve_conj().resolve_neg()
     if name is None:
         return _quantized_leaf(tensor, dtype_name(tensor.dtype), tuple(tensor.shape), _text(path))
-    return Tensor(name, tuple(tensor.shape), LiveTensor(tensor, name), None, array)
+    source = LiveTensor(tensor, name)
+    if not source.address and source.nbytes:  # reading it would end the process
+        raise UnsupportedState(f"{_text(path)} has no memory: its storage was freed. Save it while it has its values.")
+    return Tensor(name, tuple(tensor.shape), source, None, array)
 
 
 def _text(path: str | tuple[Key, ...]) -> str:

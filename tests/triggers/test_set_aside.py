@@ -364,6 +364,34 @@ def test_the_names_are_those_of_the_boundary(model, tmp_path):
     assert ciuic.Repo(tmp_path / "run").resolve("HEAD").tree == reference.tree
 
 
+def test_a_buffer_that_grows_in_forward(tmp_path):
+    """Its old memory is given back, and is not looked at any more: that ended the process."""
+    run = Run(tmp_path / "run", net())
+    run.model.register_buffer("cache", torch.zeros(12_000_000))  # so large that the system takes it back at once
+    with pytest.raises(Stopped), run.sm:
+        for elements in (20_000_000, 30_000_000):
+            run.backward()
+            run.optimizer.step()
+            run.sm.step()
+            run.model.cache.resize_(elements)
+        raise Stopped
+    assert list(ciuic.Repo(tmp_path / "run").log()) == []
+
+
+def test_a_buffer_whose_memory_was_freed_is_said_to_be(tmp_path, caplog):
+    """Nobody can read it, and to try ended the process."""
+    run = Run(tmp_path / "run", net(), teacher=net(torch.nn.BatchNorm1d(8)))
+    mean = run.sm._tracked.extra["teacher"][1].running_mean
+    run.update()
+    run.sm.step()
+    mean.untyped_storage().resize_(0)
+    for _ in range(2):
+        run.update()
+        run.sm.step()
+    run.sm.close()
+    assert "extra/teacher/1.running_mean has no memory" in caplog.text
+
+
 class Unheard(Adam):
     """Steps as a replayed CUDA graph does: no hook is called, no version counter moves."""
 

@@ -42,14 +42,16 @@ class LastBoundary:
         self._boundaries: Boundaries | None = None
         self._aside: _Aside | None = None
         self._reserve: mmap.mmap | None = None
-        self._failed = False
+        self._failures = 0
+        self._next_try = 0  # at this step or after it
 
     def set_aside(self, step: int, given: Mapping[str, Any]) -> None:
         """What belongs to ``given`` (the keywords of ``Repo.commit``) and may change before the next optimizer step is
-        copied; the rest is looked after. What goes wrong is logged once, and harms nothing."""
-        if self._failed:
-            return
+        copied; the rest is looked after. What goes wrong is logged, harms nothing, and is tried again after 2, 4, 8, …
+        steps."""
         self._aside = None
+        if step < self._next_try:
+            return
         try:
             from ciuic.capture.boundary import Boundaries
 
@@ -61,8 +63,12 @@ class LastBoundary:
             boundary = self._boundaries.set_aside(objects, rng=given.get("rng", True))
             self._aside = _Aside(step, boundary.contains, _kept(given))
         except Exception as error:  # memory for example, of which there may be little
-            self._failed = True
-            logger.warning("Step %d could not be set aside for an exception's snapshot; none is: %r.", step, error)
+            self._failures += 1
+            self._next_try = step + 2**self._failures
+            logger.warning(
+                "Step %d could not be set aside for an exception's snapshot: %r. The next to be is step %d.",
+                step, error, self._next_try,
+            )  # fmt: skip
 
     def saved(self) -> None:
         """A snapshot was taken at this boundary: there is no need to set it aside."""

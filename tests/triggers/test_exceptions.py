@@ -216,16 +216,33 @@ def test_the_users_exception_comes_out_whatever_happens_to_the_snapshot(training
     assert any("Step 0 was not saved" in message for message in errors)
 
 
-def test_what_cannot_be_set_aside_is_said_once(training, path, caplog):
-    """A value that cannot be stored comes up in mid-run: no step fails, and no exception's snapshot is taken."""
+def test_what_cannot_be_set_aside_is_said_and_tried_again(training, path, caplog):
+    """A value that cannot be stored comes up in mid-run, and goes. No step fails, and the log says when the next one is
+    set aside: a lack of memory that passed had cost the run every exception's snapshot."""
     run = training(OnException())
     with pytest.raises(Stopped), run.sm:
         run.step()
         run.counter["seen"] = object()
-        for _ in range(3):
+        for _ in range(6):  # 1 and 3 are tried, and 7
             run.sm.step()
+        run.counter["seen"] = 7
+        run.sm.step()
         raise Stopped
-    assert log_of(path) == [] and caplog.text.count("could not be set aside") == 1
+    assert [step for step, _ in log_of(path)] == [7] and run.counter["seen"] == 7
+    said = [each.getMessage() for each in caplog.records if "could not be set aside" in each.getMessage()]
+    assert len(said) == 2 and said[-1].endswith("The next to be is step 7.")
+
+
+def test_what_cannot_be_set_aside_is_no_snapshot(training, path):
+    """An exception while it is so leaves the newest snapshot."""
+    run = training(OnException())
+    with pytest.raises(Stopped), run.sm:
+        run.step()
+        run.counter["seen"] = object()
+        run.sm.step()
+        run.sm.step()
+        raise Stopped
+    assert log_of(path) == []
 
 
 def test_a_forgotten_run_keeps_nothing_alive(path):

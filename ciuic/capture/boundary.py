@@ -20,12 +20,11 @@ from ciuic.capture.in_place import (
     InPlace,
     Memory,
     ModuleInPlace,
-    OptimizerInPlace,
     Part,
     memory_of,
     reads_plainly,
-    steps_plainly,
 )
+from ciuic.capture.optimizer_in_place import OptimizerInPlace, steps_plainly
 from ciuic.capture.stillness import Copies, Still, bytes_of, memory_key
 from ciuic.objects.state_tree import Container, Key, StateNode, Tensor, path_text, walk
 from ciuic.state.capture import Captured, capture_state

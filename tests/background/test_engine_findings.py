@@ -144,8 +144,9 @@ def test_a_retry_is_one_snapshot(run, tmp_path, opened):
     """It was due at every step until a later snapshot had been written."""
     model, optimizer = run
     manager = opened(SnapshotManager(tmp_path / "run", 100))
-    manager._last = 99, 0.0
-    manager._failed(99, ciuic.StorageError("full"))
+    failed = ciuic.PendingSnapshot(99)
+    failed.set_exception(ciuic.StorageError("full"))
+    manager._ended(failed)
     due = []
     for step in range(100, 110):
         due += [step] * manager.due(step)
